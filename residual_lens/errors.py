@@ -1,0 +1,17 @@
+"""The one family of errors that users of residual_lens meet."""
+
+
+class ResidualLensError(Exception):
+    """Base of every error raised on purpose: it says what came, what was expected and what to do."""
+
+
+class InputError(ResidualLensError, ValueError):
+    """A value that the caller passed cannot be used (shape, dtype, range, name, empty data)."""
+
+
+class UnsupportedModelError(ResidualLensError, TypeError):
+    """A module that cannot be wrapped exactly; the message gives the reason."""
+
+
+class MismatchError(ResidualLensError, ValueError):
+    """Two things that do not belong together: bases of another model, scales of other units."""
