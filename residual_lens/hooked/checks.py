@@ -1,0 +1,69 @@
+"""Is this a batch of images that the model can take?"""
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from residual_lens.errors import InputError
+from residual_lens.hooked.parts import HookedViTConfig
+
+# Left open for the type checker, because check_images says more about a wrong batch than a type error would.
+Images = Shaped[Tensor, "..."]
+
+# Normalised images lie within about ±3 for every published mean and std; pixels left in 0–255 lie far outside.
+LARGEST_PIXEL = 32.0
+
+
+def check_images(images: Images, config: HookedViTConfig, dtype: torch.dtype) -> None:
+    """Refuse what cannot be a normalised image batch, before anything runs.
+
+    Raises:
+        InputError: not a float tensor `[batch, 3, height, width]` of the model's size and dtype, empty, with NaN or
+            infinite pixels, or with values that no normalised image has.
+    """
+    height, width = config.image_size
+    expected = f"a float tensor [batch, 3, {height}, {width}] for {config.model_name}"
+    if not isinstance(images, torch.Tensor):
+        raise InputError(f"Expected {expected}, got {type(images).__name__}. Stack images into one tensor first.")
+    if images.ndim != 4 or images.shape[1:] != (3, height, width):
+        raise InputError(
+            f"Expected {expected}, got shape {list(images.shape)}. Resize to {height}×{width} with three channels "
+            "first; one image needs a leading batch axis (images[None])."
+        )
+    if images.shape[0] == 0:
+        raise InputError(f"Expected {expected}, got an empty batch.")
+    if not images.is_floating_point():
+        raise InputError(
+            f"Expected {expected}, got {images.dtype}. Convert to float in [0, 1] and normalise: "
+            "hvit.normalize(images / 255)."
+        )
+    if images.dtype != dtype and not torch.is_autocast_enabled(images.device.type):
+        raise InputError(f"Images are {images.dtype} but the model computes in {dtype}: call images.to({dtype}).")
+    if torch.compiler.is_compiling():
+        return
+    low, high = (value.item() for value in images.detach().aminmax())
+    if not (abs(low) < float("inf") and abs(high) < float("inf")):
+        bad = int((~images.detach().isfinite()).flatten(1).any(dim=1).sum())
+        raise InputError(f"{bad} of {len(images)} images hold NaN or infinite pixels: drop or mend them first.")
+    if max(abs(low), abs(high)) > LARGEST_PIXEL:
+        raise InputError(
+            f"Pixels range from {low:.4g} to {high:.4g}; normalised images lie within about ±3. "
+            "Scale to [0, 1] and normalise: hvit.normalize(images / 255)."
+        )
+
+
+def check_unit_interval(images: Images) -> None:
+    """Refuse images that are not float in [0, 1].
+
+    Raises:
+        InputError: with what came.
+    """
+    if not images.is_floating_point() or images.numel() == 0:
+        raise InputError(f"Expected float images in [0, 1], got {images.dtype} of shape {list(images.shape)}.")
+    low, high = (value.item() for value in images.detach().aminmax())
+    # Written so that NaN is refused as well; resizing may overshoot the interval by a little.
+    if not (low >= -0.1 and high <= 1.1):
+        raise InputError(
+            f"Expected images in [0, 1], got values from {low:.4g} to {high:.4g}. Divide 0–255 pixels by 255; images that "
+            "are normalised already go to hvit(images) as they are."
+        )

@@ -1,0 +1,60 @@
+"""LayerNorm with TransformerLens' two hook points."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+
+def is_hooked(*points: HookPoint) -> bool:
+    """Whether anything listens at one of these points, TransformerLens' hooks or plain torch ones."""
+    return any(
+        point._forward_hooks or point._backward_hooks or point._forward_pre_hooks or point._backward_pre_hooks
+        for point in points
+    )
+
+
+@dataclass(frozen=True)
+class NormParts:
+    """A LayerNorm, by reference."""
+
+    module: nn.LayerNorm
+    """Owner of `weight`, `bias` (either may be `None`) and `eps`."""
+
+
+class Normed(NamedTuple):
+    """What a norm gave and the statistics it used."""
+
+    output: Float[Tensor, "*batch d"]
+    mean: Float[Tensor, "*batch 1"]
+    scale: Float[Tensor, "*batch 1"]
+
+
+class HookedLayerNorm(nn.Module):
+    """`γ ⊙ (x − mean(x)) / scale + β` with `scale = sqrt(var(x) + eps)`; fused unless something listens."""
+
+    def __init__(self, parts: NormParts) -> None:
+        super().__init__()
+        self.parts = parts
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        if is_hooked(self.hook_scale, self.hook_normalized):
+            return self.with_statistics(x).output
+        return self.parts.module(x)
+
+    def with_statistics(self, x: Float[Tensor, "*batch d"]) -> Normed:
+        """The norm step by step, in float32 or better, with the mean and the (hooked) scale it used."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = wide.mean(dim=-1, keepdim=True)
+        centred = wide - mean
+        variance = centred.square().mean(dim=-1, keepdim=True)
+        scale = self.hook_scale((variance + self.parts.module.eps).sqrt())
+        normalized = self.hook_normalized((centred / scale).to(x.dtype))
+        gain, offset = self.parts.module.weight, self.parts.module.bias
+        output = normalized if gain is None else normalized * gain
+        return Normed(output if offset is None else output + offset, mean, scale)

@@ -1,0 +1,359 @@
+"""`HookedViT`: TransformerLens hooks around a vision transformer that the user already has."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens import ActivationCache, HookedRootModule
+from transformer_lens.hook_points import HookPoint
+
+from residual_lens.decomposition import Center, Decomposition, HeadFrames, UnitTerms, check_center
+from residual_lens.errors import InputError, MismatchError, UnsupportedModelError
+from residual_lens.hooked.backbones import adapt
+from residual_lens.hooked.block import HookedBlock
+from residual_lens.hooked.checks import Images, check_images, check_unit_interval
+from residual_lens.hooked.fingerprint import fingerprint
+from residual_lens.hooked.loading import load
+from residual_lens.hooked.norm import HookedLayerNorm, is_hooked
+from residual_lens.hooked.parts import HookedViTConfig, ViTParts
+from residual_lens.units import Units
+
+# Gap between the units' sum and the embedding that rounding explains, relative to the largest coordinate.
+SUM_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+class _DirectPoint(NamedTuple):
+    """A direct hook point, the units that it sees, and how their contributions come from terms."""
+
+    point: HookPoint
+    units: slice
+    of: Callable[[UnitTerms], Float[Tensor, "batch unit d_out"]]
+    has_head_axis: bool
+
+    def __call__(self, values: Float[Tensor, "batch unit d_out"]) -> Float[Tensor, "batch unit d_out"]:
+        """What the hooks make of the contributions."""
+        seen = values if self.has_head_axis else values[:, 0]
+        out = self.point(seen)
+        if out.shape != seen.shape:
+            raise InputError(
+                f"A hook at {self.point.name} returned {list(out.shape)}; it must keep {list(seen.shape)}."
+            )
+        return out if self.has_head_axis else out[:, None]
+
+
+class HookedViT(HookedRootModule):
+    """A pre-norm ViT with TransformerLens' hook points, exact, around borrowed weights.
+
+    The wiring is ours; every weight stays in the model that was wrapped (`source`), which remains usable and is trained
+    when this is trained. `hvit(images)` is the source's own image embedding, not normalised.
+
+    Example:
+        >>> hvit = HookedViT.from_pretrained("attribute-clip")
+        >>> images = torch.zeros(2, 3, *hvit.cfg.image_size)
+        >>> embedding, cache = hvit.run_with_cache(images, names_filter="blocks.0.attn.hook_z")
+        >>> cache["blocks.0.attn.hook_z"].shape == (2, hvit.cfg.n_ctx, hvit.cfg.n_heads, hvit.cfg.d_head)
+        True
+        >>> torch.allclose(hvit.decompose(images).total(), embedding, atol=1e-4)
+        True
+    """
+
+    def __init__(
+        self, source: nn.Module, parts: ViTParts, center: Center, tokenizer: Callable[..., Tensor] | None
+    ) -> None:
+        """Use `HookedViT.wrap` or `HookedViT.from_pretrained`."""
+        super().__init__()
+        self.parts = parts
+        self.cfg: HookedViTConfig = parts.config
+        self.center: Center = center
+        self.units = Units.of_vit(self.cfg.n_layers, self.cfg.n_heads, bias=center == "own")
+        self.tokenizer = tokenizer
+        self.hook_embed = HookPoint()
+        self.hook_pos_embed = HookPoint()
+        self.hook_full_embed = HookPoint()
+        self.ln_pre = HookedLayerNorm(parts.ln_pre) if parts.ln_pre else nn.Identity()
+        self.blocks = nn.ModuleList(HookedBlock(block) for block in parts.blocks)
+        self.hook_pooled = HookPoint()
+        self.ln_final = HookedLayerNorm(parts.ln_final)
+        self.hook_embed_direct = HookPoint()
+        self.hook_bias_direct = HookPoint()
+        self.hook_image_embed = HookPoint()
+        # setup() writes a name into every submodule it finds; the source is the user's, so it joins only afterwards.
+        self.setup()
+        self.source = source
+        self.training = source.training
+
+    @classmethod
+    def wrap(
+        cls,
+        module: nn.Module,
+        *,
+        center: str = "own",
+        tokenizer: Callable[..., Tensor] | None = None,
+        model_name: str | None = None,
+    ) -> "HookedViT":
+        """Hooks around a model held in memory; no weight is copied.
+
+        Args:
+            module: an open_clip CLIP object or its image tower.
+            center: "own" gives the final norm's constant part a unit of its own, `bias`; "uniform" shares it out over
+                all units as the paper's released code does.
+            tokenizer: texts to tokens, for `encode_text`.
+            model_name: what messages and files call it; the class name by default.
+
+        Raises:
+            UnsupportedModelError: the module is no ViT that can be decomposed exactly, with the reason.
+            InputError: no such centring.
+        """
+        parts = adapt(module, model_name or type(module).__name__)
+        parts.pooling.check_center(check_center(center))
+        return cls(module, parts, check_center(center), tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        center: str = "own",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "HookedViT":
+        """Load a model by name and wrap it, in eval mode.
+
+        Args:
+            name: `"attribute-clip"` (shipped with the package, nothing is downloaded) or `"open_clip:NAME/TAG"` such as
+                `"open_clip:ViT-L-14/openai"`; also `"open_clip:hf-hub:org/repo"`, `"open_clip:local-dir:path"`.
+            center: see `wrap`.
+            device: where to put it.
+            dtype: what to cast its weights to.
+
+        Raises:
+            InputError: no such source, model or tag; the message lists close ones.
+        """
+        source, tokenizer = load(name)
+        source = source.to(device=device, dtype=dtype).eval()
+        return cls.wrap(source, center=center, tokenizer=tokenizer, model_name=name)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the image tower computes in."""
+        return next(self.parts.tower.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the image tower lies."""
+        return next(self.parts.tower.parameters()).device
+
+    def fingerprint(self) -> str:
+        """Digest of the image tower's weights, by which bases know their model (see `fingerprint`)."""
+        return fingerprint(self.parts.tower)
+
+    def normalize(self, images: Images) -> Float[Tensor, "batch 3 height width"]:
+        """Images in [0, 1] to what the model was trained on: minus its channel means, over its channel deviations.
+
+        Args:
+            images: `[batch 3 height width]`, float in [0, 1].
+
+        Raises:
+            InputError: values outside [0, 1], or a model whose mean and std are unknown.
+        """
+        if self.parts.pixel_mean is None or self.parts.pixel_std is None:
+            raise InputError(f"{self.cfg.model_name} does not say which mean and std it takes: normalise yourself.")
+        check_unit_interval(images)
+        mean, std = (images.new_tensor(x)[:, None, None] for x in (self.parts.pixel_mean, self.parts.pixel_std))
+        return ((images - mean) / std).to(self.dtype)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text d_out"]:
+        """Unit-norm embeddings of texts in the space of the image embedding.
+
+        Raises:
+            UnsupportedModelError: the model has no text tower, or was wrapped without its tokenizer.
+        """
+        if self.parts.text is None or self.tokenizer is None:
+            missing = "text tower" if self.parts.text is None else "tokenizer"
+            raise UnsupportedModelError(
+                f"{self.cfg.model_name} has no {missing}. Wrap the whole CLIP object and pass tokenizer=, or load it by "
+                "name with HookedViT.from_pretrained."
+            )
+        if isinstance(texts, str) or len(texts) == 0:
+            raise InputError(f"encode_text needs a list of at least one text, got {texts!r}.")
+        return nn.functional.normalize(self.parts.text.encode(self.tokenizer(list(texts)).to(self.device)), dim=-1)
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor on cosines that the model was trained with."""
+        if self.parts.text is None:
+            raise UnsupportedModelError(f"{self.cfg.model_name} has no text tower and so no logit scale.")
+        return self.parts.text.logit_scale()
+
+    def forward(self, images: Images) -> Float[Tensor, "batch d_out"]:
+        """The source's own image embedding, with all hooks in force.
+
+        Args:
+            images: `[batch 3 height width]`, normalised with the model's mean and std (`normalize` does it).
+
+        Returns:
+            Not normalised. If nothing listens to the last block's tokens and the model reads one token, that block is
+            run for this token alone: the same numbers, sooner.
+
+        Raises:
+            InputError: images of the wrong shape, dtype or range, or with NaN.
+        """
+        hooked = [direct for direct in self._direct_points(self.center) if is_hooked(direct.point)]
+        embedding, terms = self._stream(images, self.center if hooked else None)
+        for direct in hooked if terms else ():
+            values = direct.of(cast(UnitTerms, terms))
+            before = values.sum(dim=1)
+            embedding = embedding + (direct(values).sum(dim=1) - before)
+        return self.hook_image_embed(embedding)
+
+    def extract(self, images: Images, *, center: str | None = None) -> UnitTerms:
+        """Every unit's term at the positions the embedding reads, before the readout: the cheapest full record.
+
+        Args:
+            images: as for `forward`.
+            center: the readout's centring, the wrapper's own by default.
+        """
+        _, terms = self._stream(images, check_center(center or self.center))
+        return cast(UnitTerms, terms)
+
+    def decompose(self, images: Images, *, center: str | None = None) -> Decomposition:
+        """The image embedding as a sum of direct contributions, one per unit.
+
+        With pooled stream `r = Σ_u c_u`, `σ = sqrt(var(r) + eps)`, final norm `(γ, β)` and projection `P`:
+        "own" gives `u = P[γ ⊙ (c_u − mean(c_u)) / σ]` and `bias = Pβ`; "uniform" gives each unit an even share of
+        `P[β − γ mean(r)/σ]` instead. Differentiable. Hooks in force are respected, those at direct points included.
+
+        Args:
+            images: as for `forward`.
+            center: "own" or "uniform"; the wrapper's own by default.
+
+        Raises:
+            MismatchError: an active hook writes into the stream where no unit owns it, so that units do not sum to the
+                embedding; or direct points are hooked and `center` is not the wrapper's.
+        """
+        chosen = check_center(center or self.center)
+        points = list(self._direct_points(chosen))
+        if chosen != self.center and any(is_hooked(direct.point) for direct in points):
+            raise MismatchError(f"Direct hooks see center={self.center!r} contributions; decompose with that centring.")
+        embedding, terms = self._stream(images, chosen)
+        values = cast(UnitTerms, terms).contributions()
+        gap = (values.detach().sum(dim=1) - embedding.detach()).abs().amax()
+        largest = embedding.detach().abs().amax()
+        if gap > SUM_TOLERANCE[embedding.dtype] * largest:
+            raise MismatchError(
+                f"Units sum to the embedding only within {gap / largest:.1e}: a hook in force edits the stream where no "
+                "unit owns the change (hook_attn_out, hook_resid_*, hook_pooled, ln_final). Edit a unit's own hook point "
+                "(attn.hook_z, attn.hook_result, hook_mlp_out, blocks.0.hook_resid_pre) or leave the context first."
+            )
+        edited = [
+            direct(values[:, direct.units]) if is_hooked(direct.point) else values[:, direct.units] for direct in points
+        ]
+        return Decomposition(
+            torch.cat(edited, dim=1), Units.of_vit(self.cfg.n_layers, self.cfg.n_heads, bias=chosen == "own")
+        )
+
+    def recompose(self, decomposition: Decomposition) -> Float[Tensor, "batch d_out"]:
+        """The embedding of a stored decomposition, direct hook points and `hook_image_embed` in force.
+
+        A frozen backbone runs once; whatever acts on direct contributions is then trained or evaluated on what it gave,
+        through the same hooks and with the same numbers as `forward`.
+
+        Raises:
+            MismatchError: the decomposition has other units than this wrapper.
+        """
+        if decomposition.units != self.units:
+            raise MismatchError(
+                f"The decomposition has {decomposition.units!r}, this model (center={self.center!r}) {self.units!r}."
+            )
+        values = decomposition.values
+        sums = []
+        for direct in self._direct_points(self.center):
+            seen = values[:, direct.units]
+            # A clone, because a hook may write in place and the decomposition is the caller's.
+            sums.append((direct(seen.clone()) if is_hooked(direct.point) else seen).sum(dim=1))
+        return self.hook_image_embed(torch.stack(sums).sum(dim=0))
+
+    def head_frames(self, *, center: str | None = None) -> HeadFrames:
+        """Low-rank coordinates of every head's contribution, from the weights as they are (see `HeadFrames`)."""
+        chosen = check_center(center or self.center)
+        self.parts.pooling.check_center(chosen)
+        maps, rows = self.parts.pooling.constant_part(self.ln_final, self.parts.projection_matrix(), chosen)
+        attentions = [block.attention for block in self.parts.blocks]
+        weights, biases = [part.output_weight() for part in attentions], [part.output_bias() for part in attentions]
+        return HeadFrames.of_weights(weights, biases, maps, rows, chosen)
+
+    def run_with_cache(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: Images, *, remove_batch_dim: bool = False, **kwargs: Any
+    ) -> tuple[Float[Tensor, "batch d_out"], ActivationCache]:
+        """The embedding and a TransformerLens `ActivationCache`.
+
+        Args:
+            images: as for `forward`.
+            remove_batch_dim: drop the batch axis from what is cached (a batch of one).
+            kwargs: TransformerLens' own (`names_filter`, `device`, `incl_bwd`, `pos_slice` ...). Without
+                `names_filter` everything is cached, what each head writes at every token included: large.
+        """
+        embedding, cache = super().run_with_cache(images, remove_batch_dim=remove_batch_dim, **kwargs)
+        return embedding, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
+
+    def _stream(self, images: Images, readout: Center | None) -> tuple[Float[Tensor, "batch d_out"], UnitTerms | None]:
+        """The embedding before direct edits, with every unit's term where a readout is asked for."""
+        check_images(images, self.cfg, self.dtype)
+        pooling = self.parts.pooling
+        x = self._embed(images)
+        runs = []
+        for block in cast(Sequence[HookedBlock], self.blocks):
+            is_last = len(runs) == self.cfg.n_layers - 1
+            run = block(x, pooling.token if is_last and not block.is_token_hooked() else None)
+            x = run.resid_post
+            runs.append(run.keep(pooling.keep) if readout else None)
+        projection = self.parts.projection_matrix()
+        if readout is None:
+            return pooling.vector(x, self.ln_final, self.hook_pooled) @ projection, None
+        pooled = pooling.frozen(x, self.ln_final, self.hook_pooled)
+        attentions = [block.attention for block in self.parts.blocks]
+        terms = UnitTerms(
+            embed=runs[0].resid_pre,
+            heads=[run.heads for run in runs],
+            mlps=[run.mlp_out for run in runs],
+            output_weights=[part.output_weight() for part in attentions],
+            output_biases=[part.output_bias() for part in attentions],
+            written=[run.written for run in runs],
+            readout=pooling.readout(pooled, self.ln_final, projection, readout),
+        )
+        return pooled.vector @ projection, terms
+
+    def _embed(self, images: Images) -> Float[Tensor, "batch pos d_model"]:
+        embedding = self.parts.embedding
+        tokens = self.hook_embed(embedding.tokens(images))
+        positions = embedding.positions().to(tokens.dtype).expand_as(tokens)
+        if is_hooked(self.hook_pos_embed):
+            # A clone, because a hook may write in place and this is a view of the user's parameter.
+            positions = self.hook_pos_embed(positions.clone())
+        return self.ln_pre(self.hook_full_embed(embedding.drop(tokens + positions)))
+
+    def _direct_points(self, center: Center) -> Iterator[_DirectPoint]:
+        """Direct hook points in the order of the units."""
+        heads = self.cfg.n_heads
+        yield _DirectPoint(
+            self.hook_embed_direct, slice(0, 1), lambda terms: terms.embed_contribution()[:, None], False
+        )
+        for layer, block in enumerate(cast(Sequence[HookedBlock], self.blocks)):
+            start = 1 + layer * (heads + 1)
+
+            def of_heads(terms: UnitTerms, layer: int = layer) -> Float[Tensor, "batch head d_out"]:
+                return terms.head_contributions(layer)
+
+            def of_mlp(terms: UnitTerms, layer: int = layer) -> Float[Tensor, "batch 1 d_out"]:
+                return terms.mlp_contribution(layer)[:, None]
+
+            yield _DirectPoint(block.attn.hook_direct, slice(start, start + heads), of_heads, True)
+            yield _DirectPoint(block.hook_mlp_direct, slice(start + heads, start + heads + 1), of_mlp, False)
+        if center == "own":
+            last = 1 + self.cfg.n_layers * (heads + 1)
+            yield _DirectPoint(
+                self.hook_bias_direct, slice(last, last + 1), lambda terms: terms.bias_contribution()[:, None], False
+            )
