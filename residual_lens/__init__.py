@@ -1,0 +1,72 @@
+"""Take a vision transformer apart: every head and MLP as a hook, its spectrum, and ResiDual on top.
+
+The names below are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from residual_lens.bases import Bases, Basis, fit_bases
+    from residual_lens.data import Task, load_task, task_names
+    from residual_lens.decomposition import Decomposition, HeadFrames
+    from residual_lens.errors import InputError, MismatchError, ResidualLensError, UnsupportedModelError
+    from residual_lens.hooked import HookedViT
+    from residual_lens.interventions import ResiDual
+    from residual_lens.spectral import StreamingPCA
+    from residual_lens.text import ZeroShotClassifier, zero_shot_classifier
+    from residual_lens.training import Coarse, LinearAdapter, cache_samples, evaluate, train_adapter
+    from residual_lens.units import Unit, Units
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "bases": ("Bases", "Basis", "fit_bases"),
+    "data": ("Task", "load_task", "task_names"),
+    "decomposition": ("Decomposition", "HeadFrames"),
+    "errors": ("InputError", "MismatchError", "ResidualLensError", "UnsupportedModelError"),
+    "hooked": ("HookedViT",),
+    "interventions": ("ResiDual",),
+    "spectral": ("StreamingPCA",),
+    "text": ("ZeroShotClassifier", "zero_shot_classifier"),
+    "training": ("Coarse", "LinearAdapter", "cache_samples", "evaluate", "train_adapter"),
+    "units": ("Unit", "Units"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Bases",
+    "Basis",
+    "Coarse",
+    "Decomposition",
+    "HeadFrames",
+    "HookedViT",
+    "InputError",
+    "LinearAdapter",
+    "MismatchError",
+    "ResiDual",
+    "ResidualLensError",
+    "StreamingPCA",
+    "Task",
+    "Unit",
+    "Units",
+    "UnsupportedModelError",
+    "ZeroShotClassifier",
+    "cache_samples",
+    "evaluate",
+    "fit_bases",
+    "load_task",
+    "task_names",
+    "train_adapter",
+    "zero_shot_classifier",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(import_module(f"residual_lens.{_HOME_OF[name]}"), name)
+    raise AttributeError(f"module 'residual_lens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -40,6 +40,26 @@ class Unit:
     direct_hook_name: str
     """Hook point of the term's direct contribution to the embedding."""
 
+    @classmethod
+    def named(cls, name: str) -> "Unit":
+        """The unit that a name stands for, whatever the size of the model.
+
+        Raises:
+            InputError: no unit is ever called that.
+        """
+        head, mlp = re.fullmatch(r"L(\d+)H(\d+)", name), re.fullmatch(r"(\d+)_mlp_out", name)
+        if head:
+            block = f"blocks.{head[1]}.attn"
+            return cls(name, "head", int(head[1]), int(head[2]), f"{block}.hook_z", f"{block}.hook_direct")
+        if mlp:
+            block = f"blocks.{mlp[1]}"
+            return cls(name, "mlp", int(mlp[1]), None, f"{block}.hook_mlp_out", f"{block}.hook_mlp_direct")
+        if name == "embed":
+            return cls(name, "embed", None, None, "blocks.0.hook_resid_pre", "hook_embed_direct")
+        if name == "bias":
+            return cls(name, "bias", None, None, None, "hook_bias_direct")
+        raise InputError(f"No unit is called {name!r}: heads are like 'L0H0', MLPs like '0_mlp_out', then 'embed', 'bias'.")
+
     def read(self, activation: Float[Tensor, "*leading d"]) -> Float[Tensor, "*rest d"]:
         """This unit's part of an activation at `hook_name` or `direct_hook_name`, as a view.
 
@@ -91,19 +111,12 @@ class Units(Sequence[Unit]):
     @classmethod
     def of_vit(cls, n_layers: int, n_heads: int, *, bias: bool = True) -> "Units":
         """All units of a pre-norm ViT; `bias=False` leaves out the last (centring "uniform" has none)."""
-        units = [Unit("embed", "embed", None, None, "blocks.0.hook_resid_pre", "hook_embed_direct")]
+        names = ["embed"]
         for layer in range(n_layers):
-            block = f"blocks.{layer}"
-            units += [
-                Unit(f"L{layer}H{head}", "head", layer, head, f"{block}.attn.hook_z", f"{block}.attn.hook_direct")
-                for head in range(n_heads)
-            ]
-            units.append(
-                Unit(f"{layer}_mlp_out", "mlp", layer, None, f"{block}.hook_mlp_out", f"{block}.hook_mlp_direct")
-            )
+            names += [*(f"L{layer}H{head}" for head in range(n_heads)), f"{layer}_mlp_out"]
         if bias:
-            units.append(Unit("bias", "bias", None, None, None, "hook_bias_direct"))
-        return cls(units)
+            names.append("bias")
+        return cls(Unit.named(name) for name in names)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens import ActivationCache, HookedRootModule
+from transformer_lens import ActivationCache
 from transformer_lens.hook_points import HookPoint
 
 from residual_lens.decomposition import Center, Decomposition, HeadFrames, UnitTerms, check_center
 from residual_lens.errors import InputError, MismatchError, UnsupportedModelError
+from residual_lens.hooked.attention import HookedAttention
 from residual_lens.hooked.backbones import adapt
 from residual_lens.hooked.block import HookedBlock
 from residual_lens.hooked.checks import Images, check_images, check_unit_interval
@@ -18,6 +19,7 @@ from residual_lens.hooked.fingerprint import fingerprint
 from residual_lens.hooked.loading import load
 from residual_lens.hooked.norm import HookedLayerNorm, is_hooked
 from residual_lens.hooked.parts import HookedViTConfig, ViTParts
+from residual_lens.hooked.root import HookedRoot
 from residual_lens.units import Units
 
 # Gap between the units' sum and the embedding that rounding explains, relative to the largest coordinate.
@@ -43,7 +45,7 @@ class _DirectPoint(NamedTuple):
         return out if self.has_head_axis else out[:, None]
 
 
-class HookedViT(HookedRootModule):
+class HookedViT(HookedRoot):
     """A pre-norm ViT with TransformerLens' hook points, exact, around borrowed weights.
 
     The wiring is ours; every weight stays in the model that was wrapped (`source`), which remains usable and is trained
@@ -284,6 +286,24 @@ class HookedViT(HookedRootModule):
         attentions = [block.attention for block in self.parts.blocks]
         weights, biases = [part.output_weight() for part in attentions], [part.output_bias() for part in attentions]
         return HeadFrames.of_weights(weights, biases, maps, rows, chosen)
+
+    def direct_map(self) -> Float[Tensor, "d_model d_out"]:
+        """The linear map `G` of a stream term's direct contribution `c G / σ`: centring, final gain, projection.
+
+        Raises:
+            UnsupportedModelError: attention pooling has a map for each of its heads instead of one.
+        """
+        maps, _ = self.parts.pooling.constant_part(self.ln_final, self.parts.projection_matrix(), "own")
+        if len(maps) > 1:
+            raise UnsupportedModelError(
+                f"{self.cfg.model_name} pools by attention with {len(maps)} heads: no single map leads from the stream to "
+                "the embedding. Use path='direct'."
+            )
+        return maps[0]
+
+    def attention(self, layer: int) -> HookedAttention:
+        """The attention of one block."""
+        return cast(HookedBlock, self.blocks[layer]).attn
 
     def run_with_cache(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, images: Images, *, remove_batch_dim: bool = False, **kwargs: Any

@@ -1,0 +1,6 @@
+"""Edits of a forward pass, as hooks."""
+
+from residual_lens.interventions.adapter import Adapter, Path
+from residual_lens.interventions.residual import ResiDual
+
+__all__ = ["Adapter", "Path", "ResiDual"]

@@ -1,0 +1,48 @@
+"""What all trainable edits have in common: parameters, and hooks that put them into a forward pass."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from torch import nn
+
+from residual_lens.errors import InputError
+from residual_lens.hooked import HookedViT
+from residual_lens.hooked.root import Hook
+
+Path = Literal["direct", "stream"]
+
+
+class Adapter(nn.Module, ABC):
+    """A trainable edit of a `HookedViT`, in force inside `with adapter.attached(hvit):`."""
+
+    @abstractmethod
+    def hooks(self, hvit: HookedViT, path: Path) -> list[Hook]:
+        """The hooks that make the edit.
+
+        Raises:
+            MismatchError: the adapter does not belong to this model.
+        """
+
+    @contextmanager
+    def attached(self, hvit: HookedViT, path: str = "direct") -> Iterator[HookedViT]:
+        """The edit in force inside a `with` block, on every path through the model that fires its hooks.
+
+        Args:
+            hvit: the model.
+            path: `"direct"`: only the units' direct contributions to the embedding change. `"stream"`: the edit is
+                written into the residual stream, so that later layers respond to it.
+
+        Raises:
+            InputError: no such path.
+            MismatchError: the adapter does not belong to this model.
+        """
+        if path != "direct" and path != "stream":
+            raise InputError(f"path must be 'direct' or 'stream', got {path!r}.")
+        with hvit.hooks(fwd_hooks=self.hooks(hvit, path)):
+            yield hvit
+
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)

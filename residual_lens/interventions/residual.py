@@ -1,0 +1,295 @@
+"""ResiDual: learned factors on the principal components of units (Basile et al., arXiv 2411.00246)."""
+
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from pathlib import Path as FilePath
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from residual_lens.bases import Bases, Basis
+from residual_lens.errors import InputError, MismatchError
+from residual_lens.hooked import HookedViT
+from residual_lens.hooked.root import Hook
+from residual_lens.interventions.adapter import Adapter, Path
+from residual_lens.interventions.rescaling import Frame, Rescaling
+from residual_lens.interventions.saving import load_folder, save_folder
+from residual_lens.units import Unit
+
+Variant = Literal["residual*", "residual"]
+Start = Literal["randn", "ones", "spectrum"]
+
+
+@dataclass(frozen=True)
+class ResiDualConfig:
+    """Everything about a `ResiDual` besides its tensors."""
+
+    variant: Variant
+    """`"residual*"` or `"residual"`."""
+    keep_mean: bool
+    """Whether the mean is added back."""
+    units: tuple[str, ...]
+    """Units whose components are rescaled, in the order of the model."""
+    counts: tuple[int, ...]
+    """Components of each."""
+    d_out: int
+    """Width of the embedding."""
+    center: str
+    """Centring of the contributions that the bases were fitted on."""
+    scale: float
+    """Typical σ of the final norm (see `Bases.scale`)."""
+    model_name: str
+    """Model that the bases were fitted on."""
+    fingerprint: str
+    """Digest of its weights."""
+
+
+class ResiDual(Adapter):
+    """`RD(x) = Φᵀ diag(λ) Φ (x − μ)` on every unit's contribution, as hooks.
+
+    Two published forms. `variant="residual*"`: heads only, components up to a share of the variance; components beyond
+    and all other units (MLPs, `embed`, `bias`) are dropped. `variant="residual"`: heads (first `d_head` components) and
+    MLPs (all); what lies beyond passes with factor 1, `embed` and `bias` are unchanged. The mean is not added back in
+    the paper; `keep_mean=True` does, and then λ = 1 leaves "residual" as the identity.
+
+    On the stream path the same bases are used; "residual*" edits heads in the stream and drops the other units from the
+    embedding only, since later layers need them.
+
+    Example:
+        >>> from residual_lens.bases import fit_bases
+        >>> hvit = HookedViT.from_pretrained("attribute-clip")
+        >>> images = torch.rand(64, 3, *hvit.cfg.image_size, generator=torch.Generator().manual_seed(0))
+        >>> images = hvit.normalize(images)
+        >>> residual = ResiDual.from_bases(fit_bases(hvit, images), variant="residual", scales="ones", keep_mean=True)
+        >>> with residual.attached(hvit), torch.no_grad():
+        ...     edited = hvit(images)
+        >>> torch.allclose(edited, hvit(images), atol=1e-4)
+        True
+    """
+
+    def __init__(self, config: ResiDualConfig) -> None:
+        """Empty bases and λ = 1 for a configuration; use `from_bases` or `load`."""
+        super().__init__()
+        self.config = config
+        units = [Unit.named(name) for name in config.units]
+        firsts = [0, *accumulate(config.counts)]
+        self.rescalings = nn.ModuleList()
+        for _, group in groupby(range(len(units)), key=lambda row: units[row].direct_hook_name):
+            rows = list(group)
+            counts = [config.counts[row] for row in rows]
+            self.rescalings.append(Rescaling([units[row] for row in rows], counts, firsts[rows[0]], config.d_out))
+        self.scales = nn.Parameter(torch.ones(sum(config.counts)))
+
+    @classmethod
+    def from_bases(
+        cls,
+        bases: Bases,
+        *,
+        variant: str = "residual",
+        scales: str = "randn",
+        explained_variance: float = 0.9,
+        keep_mean: bool = False,
+        seed: int = 0,
+    ) -> "ResiDual":
+        """λ to be trained on the components of fitted bases.
+
+        Args:
+            bases: from `fit_bases`.
+            variant: `"residual*"` or `"residual"`.
+            scales: where λ starts: `"randn"` is `1 + N(0, 1)`, seeded, as in the paper; `"ones"`; `"spectrum"` is each
+                component's standard deviation over that of its unit's first.
+            explained_variance: for `"residual*"`: a head keeps the first k components whose cumulative share reaches it.
+            keep_mean: add the mean back.
+            seed: of `"randn"`.
+
+        Raises:
+            InputError: unknown options, bases without heads, or bases whose components do not reach the share.
+        """
+        if variant != "residual*" and variant != "residual":
+            raise InputError(f"variant must be 'residual*' or 'residual', got {variant!r}.")
+        if not 0 < explained_variance <= 1:
+            raise InputError(f"explained_variance is a share in (0, 1], got {explained_variance}.")
+        kinds = ("head",) if variant == "residual*" else ("head", "mlp")
+        units = [Unit.named(name) for name in bases if Unit.named(name).kind in kinds]
+        if not units:
+            raise InputError(f"The bases cover no {' or '.join(kinds)} (they cover {', '.join(bases)}): nothing to scale.")
+        counts = []
+        for unit in units:
+            basis = bases[unit.name]
+            available = len(basis.components)
+            if variant == "residual*":
+                counts.append(components_to_reach(basis, explained_variance, unit.name))
+            else:
+                counts.append(min(bases.d_head, available) if unit.kind == "head" else available)
+        config = ResiDualConfig(
+            variant=variant,
+            keep_mean=keep_mean,
+            units=tuple(unit.name for unit in units),
+            counts=tuple(counts),
+            d_out=bases[units[0].name].components.shape[1],
+            center=bases.center,
+            scale=bases.scale,
+            model_name=bases.model_name,
+            fingerprint=bases.fingerprint,
+        )
+        residual = cls(config)
+        for rescaling in residual._rescalings:
+            rescaling.fill([bases[unit.name] for unit in rescaling.units])
+        start = _start(scales, [bases[unit.name] for unit in units], counts, seed)
+        residual.scales.data.copy_(start)
+        return residual.to(bases[units[0].name].components.device)
+
+    @property
+    def _rescalings(self) -> list[Rescaling]:
+        return cast(list[Rescaling], list(self.rescalings))
+
+    def scales_of(self, unit: str) -> Float[Tensor, "component"]:
+        """λ of one unit, as a view.
+
+        Raises:
+            InputError: the unit is not rescaled.
+        """
+        if unit not in self.config.units:
+            raise InputError(f"ResiDual does not rescale {unit!r}; it rescales {', '.join(self.config.units)}.")
+        place = self.config.units.index(unit)
+        first = sum(self.config.counts[:place])
+        return self.scales[first : first + self.config.counts[place]]
+
+    def hooks(self, hvit: HookedViT, path: Path) -> list[Hook]:
+        self._check_fits(hvit)
+        rescaled = {rescaling.units[0].direct_hook_name for rescaling in self._rescalings}
+        hooks = [self._direct_hook(r) if path == "direct" else self._stream_hook(r, hvit) for r in self._rescalings]
+        if self.config.variant == "residual*":
+            others = {unit.direct_hook_name: None for unit in hvit.units if unit.direct_hook_name not in rescaled}
+            hooks += [(name, _drop) for name in others]
+        return hooks
+
+    def save(self, folder: str | FilePath) -> None:
+        """Write `config.json` and `model.safetensors` (λ and bases) into a folder, replacing an older save."""
+        save_folder(folder, kind="ResiDual", config=self.config, tensors=self.state_dict())
+
+    @classmethod
+    def load(cls, folder: str | FilePath) -> "ResiDual":
+        """Read what `save` wrote, onto the CPU.
+
+        Raises:
+            InputError: no such folder, not a ResiDual, or damaged files.
+        """
+        config, tensors = load_folder(folder, kind="ResiDual", config_type=ResiDualConfig)
+        residual = cls(config)
+        try:
+            residual.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise InputError(f"{folder}: config.json and model.safetensors do not belong together ({error}).") from error
+        return residual
+
+    def _direct_hook(self, rescaling: Rescaling) -> Hook:
+        frame = rescaling.direct_frame()
+
+        def edit(values: Tensor, hook: object) -> Tensor:
+            return self._edited(rescaling, frame, values)
+
+        return rescaling.units[0].direct_hook_name, edit
+
+    def _stream_hook(self, rescaling: Rescaling, hvit: HookedViT) -> Hook:
+        frame = rescaling.stream_frame(hvit.direct_map(), self.config.scale)
+        unit = rescaling.units[0]
+        if unit.kind == "mlp":
+
+            def edit_mlp(values: Tensor, hook: object) -> Tensor:
+                return self._edited(rescaling, frame, values)
+
+            return f"blocks.{unit.layer}.hook_mlp_out", edit_mlp
+
+        attention = hvit.attention(cast(int, unit.layer))
+
+        def edit_heads(results: Tensor, hook: object) -> Tensor:
+            # A head's term includes its even share of the output bias, which hook_result leaves out.
+            share = attention.b_O / results.shape[-2]
+            return self._edited(rescaling, frame, results + share) - share
+
+        return f"blocks.{unit.layer}.attn.hook_result", edit_heads
+
+    def _edited(self, rescaling: Rescaling, frame: Frame, values: Float[Tensor, "*leading d"]) -> Float[Tensor, "*leading d"]:
+        """All values at a hook point after the edit of those that the bases cover."""
+        pass_rest = self.config.variant == "residual"
+
+        def rescale(part: Float[Tensor, "*batch unit d"]) -> Float[Tensor, "*batch unit d"]:
+            return rescaling.rescale(part, frame, self.scales, pass_rest=pass_rest, keep_mean=self.config.keep_mean)
+
+        heads = [unit.index for unit in rescaling.units]
+        if heads == [None]:
+            return rescale(values[..., None, :])[..., 0, :]
+        if heads == list(range(values.shape[-2])):
+            return rescale(values)
+        out = values.clone() if pass_rest else torch.zeros_like(values)
+        out[..., heads, :] = rescale(values[..., heads, :])
+        return out
+
+    def _check_fits(self, hvit: HookedViT) -> None:
+        """Refuse a model that the bases were not fitted on."""
+        config, remedy = self.config, "Fit bases on this model with fit_bases and make a new ResiDual from them."
+        made_for = f"This ResiDual was made for {config.model_name}"
+        foreign = [name for name in config.units if name not in hvit.units.names]
+        if foreign:
+            raise MismatchError(
+                f"{made_for} and rescales {foreign[0]}, which {hvit.cfg.model_name} does not have "
+                f"({hvit.cfg.n_layers} layers × {hvit.cfg.n_heads} heads). {remedy}"
+            )
+        if config.d_out != hvit.cfg.d_out:
+            raise MismatchError(
+                f"{made_for}, whose embedding has {config.d_out} dimensions; {hvit.cfg.model_name}'s has "
+                f"{hvit.cfg.d_out}. {remedy}"
+            )
+        if config.center != hvit.center:
+            raise MismatchError(
+                f"{made_for} with center={config.center!r}, the wrapper has center={hvit.center!r}: wrap the model with "
+                f"HookedViT.wrap(model, center={config.center!r}), or fit bases anew."
+            )
+        if self.scales.device != hvit.device:
+            raise MismatchError(f"λ lies on {self.scales.device}, the model on {hvit.device}: call residual.to(hvit.device).")
+        actual = hvit.fingerprint()
+        if config.fingerprint != actual:
+            raise MismatchError(
+                f"{made_for} with other weights (fingerprint {config.fingerprint[:12]}…, this {hvit.cfg.model_name} has "
+                f"{actual[:12]}…). {remedy}"
+            )
+
+
+def components_to_reach(basis: Basis, share: float, unit: str) -> int:
+    """The first k whose cumulative share of the total variance reaches `share`; 0 for a unit that does not vary.
+
+    Raises:
+        InputError: the components that the basis holds do not reach it.
+    """
+    if basis.total_variance <= 0:
+        return 0
+    cumulative = basis.variances.double().cumsum(0) / basis.total_variance
+    # Rounding must not keep a complete basis from reaching its own total.
+    reached = (cumulative >= share - 1e-6).nonzero()
+    if len(reached) == 0:
+        raise InputError(
+            f"The basis of {unit} holds {len(basis.variances)} components with {float(cumulative[-1]):.1%} of the variance, "
+            f"which does not reach {share:.1%}: fit bases with more components, or ask for less."
+        )
+    return int(reached[0]) + 1
+
+
+def _start(scales: str, bases: list[Basis], counts: list[int], seed: int) -> Float[Tensor, "total"]:
+    """Initial λ."""
+    total = sum(counts)
+    if scales == "ones":
+        return torch.ones(total)
+    if scales == "randn":
+        return 1 + torch.randn(total, generator=torch.Generator().manual_seed(seed))
+    if scales == "spectrum":
+        deviations = [basis.variances[:count].cpu().sqrt() for basis, count in zip(bases, counts, strict=True)]
+        return torch.cat([d / d[0] if len(d) and d[0] > 0 else torch.ones_like(d) for d in deviations])
+    raise InputError(f"scales must be 'randn', 'ones' or 'spectrum', got {scales!r}.")
+
+
+def _drop(values: Tensor, hook: object) -> Tensor:
+    """A unit's contribution removed."""
+    return torch.zeros_like(values)

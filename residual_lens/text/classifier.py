@@ -1,0 +1,77 @@
+"""Zero-shot classification: class names → prompts → unit-norm class embeddings."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from residual_lens.errors import InputError
+
+
+@dataclass(frozen=True)
+class ZeroShotClassifier:
+    """Cosine to class embeddings, times the model's logit scale.
+
+    Example:
+        >>> classifier = ZeroShotClassifier(torch.eye(3), ("red", "green", "blue"), logit_scale=100.0)
+        >>> classifier.accuracy(torch.tensor([[5.0, 1.0, 0.0], [0.0, 0.0, 2.0]]), torch.tensor([0, 1]))
+        0.5
+    """
+
+    weights: Float[Tensor, "class d_out"]
+    """Unit-norm class embeddings."""
+    classes: tuple[str, ...]
+    """Names along the `class` axis."""
+    logit_scale: float
+    """Factor on cosines."""
+
+    def logits(self, embedding: Float[Tensor, "batch d_out"]) -> Float[Tensor, "batch class"]:
+        """`logit_scale · cos(embedding, class)`.
+
+        Args:
+            embedding: image embeddings; their length does not matter.
+        """
+        return self.logit_scale * normalize(embedding, dim=-1) @ self.weights.to(embedding).mT
+
+    def accuracy(self, embedding: Float[Tensor, "batch d_out"], labels: Int[Tensor, "batch"]) -> float:
+        """Share of samples whose largest logit is their label's, in [0, 1].
+
+        Raises:
+            InputError: no samples.
+        """
+        if len(labels) == 0:
+            raise InputError("Accuracy of no samples is not defined: the split is empty.")
+        return float((self.logits(embedding).argmax(dim=-1) == labels).double().mean())
+
+
+@torch.no_grad()
+def zero_shot_classifier(
+    encode_text: Callable[[Sequence[str]], Float[Tensor, "text d_out"]],
+    classes: Sequence[str],
+    *,
+    templates: Sequence[str] = ("a photo of a {}.",),
+    logit_scale: float = 100.0,
+) -> ZeroShotClassifier:
+    """A classifier from class names by prompt ensembling (Radford et al. 2021, §3.1.4).
+
+    Every template is filled with every name; the unit-norm embeddings of a class are averaged and normalised again.
+
+    Args:
+        encode_text: texts to unit-norm embeddings, such as `hvit.encode_text`.
+        classes: at least two different names.
+        templates: each with one `{}` for the name.
+        logit_scale: factor on cosines, such as `hvit.logit_scale`.
+
+    Raises:
+        InputError: too few or repeated classes, no templates, or a template without `{}`.
+    """
+    if isinstance(classes, str) or len(classes) < 2 or len(set(classes)) != len(classes):
+        raise InputError(f"classes must be at least two different names, got {classes!r}.")
+    if isinstance(templates, str) or not templates or any(template.count("{}") != 1 for template in templates):
+        raise InputError(f"templates must be a list of texts with one '{{}}' each, got {templates!r}.")
+    embeddings = [encode_text([template.replace("{}", name) for template in templates]) for name in classes]
+    weights = normalize(torch.stack([embedding.mean(dim=0) for embedding in embeddings]), dim=-1)
+    return ZeroShotClassifier(weights, tuple(classes), logit_scale)

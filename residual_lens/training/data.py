@@ -1,0 +1,79 @@
+"""What a training loop reads: the same samples, as cached contributions or as images."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from residual_lens.decomposition import Decomposition
+from residual_lens.errors import InputError
+from residual_lens.hooked import HookedViT
+
+
+class Samples(Protocol):
+    """Labelled samples that a hooked model turns into embeddings, whatever hooks are in force."""
+
+    labels: Int[Tensor, "sample"]
+
+    def embed(self, hvit: HookedViT, rows: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_out"]:
+        """Embeddings of some samples."""
+        ...
+
+
+@dataclass(frozen=True)
+class CachedSamples:
+    """Direct contributions of a frozen model, computed once: enough for every edit on the direct path."""
+
+    decomposition: Decomposition
+    """One sample a row."""
+    labels: Int[Tensor, "sample"]
+    """Class indices."""
+
+    def embed(self, hvit: HookedViT, rows: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_out"]:
+        """Recomposed embeddings, direct hooks in force."""
+        return hvit.recompose(Decomposition(self.decomposition.values[rows], self.decomposition.units))
+
+
+@dataclass(frozen=True)
+class LiveSamples:
+    """Images that run through the model at each step: needed for edits in the stream."""
+
+    images: Float[Tensor, "sample 3 height width"]
+    """Normalised."""
+    labels: Int[Tensor, "sample"]
+    """Class indices."""
+
+    def embed(self, hvit: HookedViT, rows: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_out"]:
+        """Embeddings, all hooks in force."""
+        return hvit(self.images[rows])
+
+
+@torch.no_grad()
+def cache_samples(
+    hvit: HookedViT,
+    images: Float[Tensor, "sample 3 height width"],
+    labels: Int[Tensor, "sample"],
+    *,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> CachedSamples:
+    """Decompose images once, so that direct edits train without the backbone.
+
+    Args:
+        hvit: the model.
+        images: normalised.
+        labels: one per image.
+        batch_size: images per forward pass.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: no images, or not one label per image.
+    """
+    if len(images) == 0 or len(images) != len(labels):
+        raise InputError(f"Expected at least one image and one label each, got {len(images)} and {len(labels)}.")
+    batches = tqdm(images.split(batch_size), desc="decomposing", unit="batch", disable=not progress)
+    values = torch.cat([hvit.decompose(batch).values for batch in batches])
+    return CachedSamples(Decomposition(values, hvit.units), labels.to(values.device))
