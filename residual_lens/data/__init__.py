@@ -1,0 +1,5 @@
+"""Image data sets by name."""
+
+from residual_lens.data.tasks import ImageSplit, Task, load_task, task_names
+
+__all__ = ["ImageSplit", "Task", "load_task", "task_names"]
