@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from residual_lens.hooked.norm import is_hooked
+from residual_lens.hooked.norm import fire, is_hooked
 from residual_lens.hooked.parts import AttentionParts
 
 
@@ -58,7 +58,7 @@ class HookedAttention(nn.Module):
         """Attention from `queries` to `context`; pass one tensor twice for all positions."""
         q, k, v = self.parts.qkv(queries, context)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        z = self.hook_z(self._mix(q, k, v))
+        z = fire(self.hook_z, self._mix(q, k, v))
         if not is_hooked(self.hook_result):
             return Attended(self.parts.output(z), z, written=False)
         result = self.hook_result(einsum(z, self.W_O, "batch pos head d, head d d_model -> batch pos head d_model"))
@@ -77,6 +77,6 @@ class HookedAttention(nn.Module):
             return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)
         scaled = q * q.shape[-1] ** -0.5
         scores = einsum(scaled, k, "batch query head d, batch pos head d -> batch head query pos")
-        pattern = self.hook_pattern(torch.softmax(self.hook_attn_scores(scores), dim=-1))
+        pattern = fire(self.hook_pattern, torch.softmax(self.hook_attn_scores(scores), dim=-1))
         pattern = F.dropout(pattern, dropout) if dropout else pattern
         return einsum(pattern, v, "batch head query pos, batch pos head d -> batch query head d")

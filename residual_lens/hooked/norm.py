@@ -17,6 +17,11 @@ def is_hooked(*points: HookPoint) -> bool:
     )
 
 
+def fire(point: HookPoint, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """`point(x)` for a result that autograd keeps for the backward pass: hooks get a copy that they may write into."""
+    return point(x.clone() if x.requires_grad and is_hooked(point) else x)
+
+
 @dataclass(frozen=True)
 class NormParts:
     """A LayerNorm, by reference."""
@@ -53,7 +58,7 @@ class HookedLayerNorm(nn.Module):
         mean = wide.mean(dim=-1, keepdim=True)
         centred = wide - mean
         variance = centred.square().mean(dim=-1, keepdim=True)
-        scale = self.hook_scale((variance + self.parts.module.eps).sqrt())
+        scale = fire(self.hook_scale, (variance + self.parts.module.eps).sqrt())
         normalized = self.hook_normalized((centred / scale).to(x.dtype))
         gain, offset = self.parts.module.weight, self.parts.module.bias
         output = normalized if gain is None else normalized * gain

@@ -64,11 +64,16 @@ class AttentionalPooling(Pooling):
         self.check_center(center)
         (after,), (offset,) = super().constant_part(norm, projection, center)
         attention, inner = self.pooler.attn, self.pooler.ln_k
-        heads = attention.num_heads
-        w_v = rearrange(attention.v_proj_weight, "(route d) d_model -> route d d_model", route=heads)
+        heads, values = attention.num_heads, self._value_weight()
+        w_v = rearrange(values, "(route d) d_model -> route d d_model", route=heads)
         w_o = rearrange(attention.out_proj.weight, "d_pool (route d) -> route d d_pool", route=heads)
         through = einsum(w_v, w_o, after, "route d m, route d d_pool, d_pool d_out -> route m d_out")
-        bias = inner.bias @ attention.v_proj_weight.mT + attention.in_proj_bias.chunk(3)[2]
+        bias = inner.bias @ values.mT + attention.in_proj_bias.chunk(3)[2]
         constant = (bias @ attention.out_proj.weight.mT + attention.out_proj.bias) @ after
         maps = inner.weight[:, None] * through
         return maps - maps.mean(dim=1, keepdim=True), torch.stack([constant, offset])
+
+    def _value_weight(self) -> Float[Tensor, "d_pool d_model"]:
+        """`W_V`, which torch keeps with `W_Q` and `W_K` where pooler and stream are equally wide."""
+        attention = self.pooler.attn
+        return attention.v_proj_weight if attention.in_proj_weight is None else attention.in_proj_weight.chunk(3)[2]
