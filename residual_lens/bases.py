@@ -78,7 +78,7 @@ def fit_bases(
 ) -> Bases:
     """Principal bases of units' direct contributions, exact, in one streaming pass.
 
-    Heads are fitted in their low-rank coordinates (`HeadFrames`), which gives the same components and variances as their
+    Heads are fitted in their low-rank coordinates (`HeadFrames`): the same components and variances as those of their
     `d_out`-dimensional contributions.
 
     Args:
@@ -109,7 +109,9 @@ def fit_bases(
         if has_heads:
             pca_heads.partial_fit(frames.coordinates(terms.head_features().double()))
         if others:
-            values = [terms.embed_contribution() if u.layer is None else terms.mlp_contribution(u.layer) for u in others]
+            values = [
+                terms.embed_contribution() if u.layer is None else terms.mlp_contribution(u.layer) for u in others
+            ]
             pca_others.partial_fit(torch.stack(values, dim=1))
         # One route's weights sum to the pooled 1/σ; attention pooling has several, each a pattern over the tokens.
         inverse_scale += terms.readout.weights.sum(dim=-1).mean(dim=1).double().sum().cpu()

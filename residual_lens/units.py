@@ -58,7 +58,9 @@ class Unit:
             return cls(name, "embed", None, None, "blocks.0.hook_resid_pre", "hook_embed_direct")
         if name == "bias":
             return cls(name, "bias", None, None, None, "hook_bias_direct")
-        raise InputError(f"No unit is called {name!r}: heads are like 'L0H0', MLPs like '0_mlp_out', then 'embed', 'bias'.")
+        raise InputError(
+            f"No unit is called {name!r}: heads are like 'L0H0', MLPs like '0_mlp_out', then 'embed', 'bias'."
+        )
 
     def read(self, activation: Float[Tensor, "*leading d"]) -> Float[Tensor, "*rest d"]:
         """This unit's part of an activation at `hook_name` or `direct_hook_name`, as a view.

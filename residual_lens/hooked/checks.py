@@ -64,6 +64,6 @@ def check_unit_interval(images: Images) -> None:
     # Written so that NaN is refused as well; resizing may overshoot the interval by a little.
     if not (low >= -0.1 and high <= 1.1):
         raise InputError(
-            f"Expected images in [0, 1], got values from {low:.4g} to {high:.4g}. Divide 0–255 pixels by 255; images that "
-            "are normalised already go to hvit(images) as they are."
+            f"Expected images in [0, 1], got values from {low:.4g} to {high:.4g}. Divide 0–255 pixels by 255; images "
+            "that are normalised already go to hvit(images) as they are."
         )

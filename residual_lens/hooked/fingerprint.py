@@ -9,8 +9,8 @@ from torch import nn
 def fingerprint(module: nn.Module) -> str:
     """SHA-256 over the name, shape, dtype and bytes of every parameter and buffer, as 64 hexadecimal digits.
 
-    The same weights give the same digest on every device; casting them to another dtype changes it. About a second for a
-    ViT-L, so it is computed when bases are fitted or attached, never during a forward pass.
+    The same weights give the same digest on every device; casting them to another dtype changes it. About a second for
+    a ViT-L, so it is computed when bases are fitted or attached, never during a forward pass.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

@@ -38,7 +38,7 @@ def _name_and_tag(rest: str) -> tuple[str, str]:
     tags = open_clip.list_pretrained_tags_by_model(model)
     if tag not in tags:
         raise InputError(
-            f"open_clip has no weights {tag!r} for {model}. Give 'open_clip:{model}/TAG' with one of: {', '.join(tags)}."
+            f"open_clip has no weights {tag!r} for {model}. Give 'open_clip:{model}/TAG', one of: {', '.join(tags)}."
             if tags
             else f"open_clip has no pretrained weights for {model}; wrap a model of your own with HookedViT.wrap."
         )

@@ -43,12 +43,12 @@ class HookedRoot(HookedRootModule):
         """
         added: list[tuple[HookPoint, LensHandle]] = []
         self.context_level += 1
+        level = self.context_level
         try:
-            for direction, hooks in (("fwd", fwd_hooks), ("bwd", bwd_hooks)):
-                for name, function in hooks:
-                    for point in self._points(name):
-                        handle = point.add_hook(function, dir=direction, level=self.context_level)
-                        added.append((point, handle))
+            for name, function in fwd_hooks:
+                added += [(point, point.add_hook(function, "fwd", level=level)) for point in self._points(name)]
+            for name, function in bwd_hooks:
+                added += [(point, point.add_hook(function, "bwd", level=level)) for point in self._points(name)]
             yield self
         finally:
             self.context_level -= 1

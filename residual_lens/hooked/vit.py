@@ -176,8 +176,8 @@ class HookedViT(HookedRoot):
         if self.parts.text is None or self.tokenizer is None:
             missing = "text tower" if self.parts.text is None else "tokenizer"
             raise UnsupportedModelError(
-                f"{self.cfg.model_name} has no {missing}. Wrap the whole CLIP object and pass tokenizer=, or load it by "
-                "name with HookedViT.from_pretrained."
+                f"{self.cfg.model_name} has no {missing}. Wrap the whole CLIP object and pass tokenizer=, or load it "
+                "by name with HookedViT.from_pretrained."
             )
         if isinstance(texts, str) or len(texts) == 0:
             raise InputError(f"encode_text needs a list of at least one text, got {texts!r}.")
@@ -246,9 +246,9 @@ class HookedViT(HookedRoot):
         largest = embedding.detach().abs().amax()
         if gap > SUM_TOLERANCE[embedding.dtype] * largest:
             raise MismatchError(
-                f"Units sum to the embedding only within {gap / largest:.1e}: a hook in force edits the stream where no "
-                "unit owns the change (hook_attn_out, hook_resid_*, hook_pooled, ln_final). Edit a unit's own hook point "
-                "(attn.hook_z, attn.hook_result, hook_mlp_out, blocks.0.hook_resid_pre) or leave the context first."
+                f"Units sum to the embedding only within {gap / largest:.1e}: a hook in force edits the stream where "
+                "no unit owns the change (hook_attn_out, hook_resid_*, hook_pooled, ln_final). Edit a unit's own hook "
+                "point (attn.hook_z, attn.hook_result, hook_mlp_out, blocks.0.hook_resid_pre) or leave the context."
             )
         edited = [
             direct(values[:, direct.units]) if is_hooked(direct.point) else values[:, direct.units] for direct in points
@@ -296,8 +296,8 @@ class HookedViT(HookedRoot):
         maps, _ = self.parts.pooling.constant_part(self.ln_final, self.parts.projection_matrix(), "own")
         if len(maps) > 1:
             raise UnsupportedModelError(
-                f"{self.cfg.model_name} pools by attention with {len(maps)} heads: no single map leads from the stream to "
-                "the embedding. Use path='direct'."
+                f"{self.cfg.model_name} pools by attention with {len(maps)} heads: no single map leads from the stream "
+                "to the embedding. Use path='direct'."
             )
         return maps[0]
 

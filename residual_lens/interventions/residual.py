@@ -100,7 +100,8 @@ class ResiDual(Adapter):
             variant: `"residual*"` or `"residual"`.
             scales: where λ starts: `"randn"` is `1 + N(0, 1)`, seeded, as in the paper; `"ones"`; `"spectrum"` is each
                 component's standard deviation over that of its unit's first.
-            explained_variance: for `"residual*"`: a head keeps the first k components whose cumulative share reaches it.
+            explained_variance: for `"residual*"`: a head keeps the first k components whose cumulative share
+                reaches it.
             keep_mean: add the mean back.
             seed: of `"randn"`.
 
@@ -114,7 +115,9 @@ class ResiDual(Adapter):
         kinds = ("head",) if variant == "residual*" else ("head", "mlp")
         units = [Unit.named(name) for name in bases if Unit.named(name).kind in kinds]
         if not units:
-            raise InputError(f"The bases cover no {' or '.join(kinds)} (they cover {', '.join(bases)}): nothing to scale.")
+            raise InputError(
+                f"The bases cover no {' or '.join(kinds)} (they cover {', '.join(bases)}): nothing to scale."
+            )
         counts = []
         for unit in units:
             basis = bases[unit.name]
@@ -182,7 +185,9 @@ class ResiDual(Adapter):
         try:
             residual.load_state_dict(tensors)
         except RuntimeError as error:
-            raise InputError(f"{folder}: config.json and model.safetensors do not belong together ({error}).") from error
+            raise InputError(
+                f"{folder}: config.json and model.safetensors do not belong together ({error})."
+            ) from error
         return residual
 
     def _direct_hook(self, rescaling: Rescaling) -> Hook:
@@ -212,7 +217,9 @@ class ResiDual(Adapter):
 
         return f"blocks.{unit.layer}.attn.hook_result", edit_heads
 
-    def _edited(self, rescaling: Rescaling, frame: Frame, values: Float[Tensor, "*leading d"]) -> Float[Tensor, "*leading d"]:
+    def _edited(
+        self, rescaling: Rescaling, frame: Frame, values: Float[Tensor, "*leading d"]
+    ) -> Float[Tensor, "*leading d"]:
         """All values at a hook point after the edit of those that the bases cover."""
         pass_rest = self.config.variant == "residual"
 
@@ -245,16 +252,18 @@ class ResiDual(Adapter):
             )
         if config.center != hvit.center:
             raise MismatchError(
-                f"{made_for} with center={config.center!r}, the wrapper has center={hvit.center!r}: wrap the model with "
-                f"HookedViT.wrap(model, center={config.center!r}), or fit bases anew."
+                f"{made_for} with center={config.center!r}, the wrapper has center={hvit.center!r}: wrap the model "
+                f"with HookedViT.wrap(model, center={config.center!r}), or fit bases anew."
             )
         if self.scales.device != hvit.device:
-            raise MismatchError(f"λ lies on {self.scales.device}, the model on {hvit.device}: call residual.to(hvit.device).")
+            raise MismatchError(
+                f"λ lies on {self.scales.device}, the model on {hvit.device}: call residual.to(hvit.device)."
+            )
         actual = hvit.fingerprint()
         if config.fingerprint != actual:
             raise MismatchError(
-                f"{made_for} with other weights (fingerprint {config.fingerprint[:12]}…, this {hvit.cfg.model_name} has "
-                f"{actual[:12]}…). {remedy}"
+                f"{made_for} with other weights (fingerprint {config.fingerprint[:12]}…, this {hvit.cfg.model_name} "
+                f"has {actual[:12]}…). {remedy}"
             )
 
 
@@ -271,8 +280,8 @@ def components_to_reach(basis: Basis, share: float, unit: str) -> int:
     reached = (cumulative >= share - 1e-6).nonzero()
     if len(reached) == 0:
         raise InputError(
-            f"The basis of {unit} holds {len(basis.variances)} components with {float(cumulative[-1]):.1%} of the variance, "
-            f"which does not reach {share:.1%}: fit bases with more components, or ask for less."
+            f"The basis of {unit} holds {len(basis.variances)} components with {float(cumulative[-1]):.1%} of the "
+            f"variance, which does not reach {share:.1%}: fit bases with more components, or ask for less."
         )
     return int(reached[0]) + 1
 

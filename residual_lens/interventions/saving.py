@@ -81,5 +81,7 @@ def load_folder(folder: str | Path, *, kind: str, config_type: type[Config]) -> 
 def _config(config_type: type[Config], values: Any) -> Config:
     names = {field.name for field in fields(config_type)}  # pyright: ignore[reportArgumentType] - a dataclass
     if not isinstance(values, dict) or set(values) != names:
-        raise TypeError(f"config has fields {sorted(values) if isinstance(values, dict) else values}, not {sorted(names)}")
+        raise TypeError(
+            f"config has fields {sorted(values) if isinstance(values, dict) else values}, not {sorted(names)}"
+        )
     return config_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})

@@ -1,0 +1,6 @@
+"""Results for people: tables and figures."""
+
+from residual_lens.report.figure import demo_figure
+from residual_lens.report.table import results_table
+
+__all__ = ["demo_figure", "results_table"]

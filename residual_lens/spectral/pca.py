@@ -13,9 +13,9 @@ BLOCK_ROWS = 128
 class StreamingPCA:
     """Principal components of every unit in one pass, as exact as an SVD of all the data in float64.
 
-    Count, mean and centred scatter per unit are kept in float64 and merged exactly (Chan, Golub & LeVeque 1983, eq. 2.1):
-    `S = S_a + S_b + (μ_b − μ_a)(μ_b − μ_a)ᵀ n_a n_b / n`. One batched `eigh` at the end gives the spectrum. The order of
-    batches, shards and ranks does not matter beyond rounding.
+    Count, mean and centred scatter per unit are kept in float64 and merged exactly (Chan, Golub & LeVeque 1983):
+    `S = S_a + S_b + (μ_b − μ_a)(μ_b − μ_a)ᵀ n_a n_b / n`. One batched `eigh` at the end gives the spectrum. The
+    order of batches, shards and ranks does not matter beyond rounding.
 
     Fitted attributes, all float64 on the data's device:
         `n_samples_seen_`, `mean_` `[unit feature]`, `components_` `[unit component feature]` (orthonormal rows, largest
@@ -41,8 +41,7 @@ class StreamingPCA:
         """
         self.n_components = n_components
         self.n_samples_seen_ = 0
-        self._mean: Tensor | None = None
-        self._scatter: Tensor | None = None
+        self._moments: tuple[Tensor, Tensor] | None = None
         self._spectrum: tuple[Tensor, Tensor] | None = None
 
     def partial_fit(self, x: Shaped[Tensor, "..."]) -> "StreamingPCA":
@@ -59,15 +58,16 @@ class StreamingPCA:
                 the batch is taken in then.
         """
         self._check(x)
-        if self._mean is None or self._scatter is None:
-            _, units, features = x.shape
-            self._mean = x.new_zeros(units, features, dtype=torch.float64)
-            self._scatter = x.new_zeros(units, features, features, dtype=torch.float64)
-        mean = x.detach().mean(dim=0, dtype=torch.float64)
+        _, units, features = x.shape
+        mean, scatter = self._moments or (
+            x.new_zeros(units, features, dtype=torch.float64),
+            x.new_zeros(units, features, features, dtype=torch.float64),
+        )
+        new_mean = x.detach().mean(dim=0, dtype=torch.float64)
         for rows in x.detach().split(BLOCK_ROWS):
-            centred = (rows - mean).transpose(0, 1)
-            self._scatter.baddbmm_(centred.mT, centred)
-        self._shift(len(x), mean)
+            centred = (rows - new_mean).transpose(0, 1)
+            scatter.baddbmm_(centred.mT, centred)
+        self._combine(mean, scatter, len(x), new_mean)
         return self
 
     def merge(self, other: "StreamingPCA") -> "StreamingPCA":
@@ -76,27 +76,26 @@ class StreamingPCA:
         Raises:
             InputError: it saw other units or features.
         """
-        if other._mean is None or other._scatter is None:
+        if other._moments is None:
             return self
-        if self._mean is None or self._scatter is None:
-            self._mean, self._scatter = other._mean.clone(), other._scatter.clone()
-            self.n_samples_seen_ = other.n_samples_seen_
-            self._spectrum = None
-            return self
-        if self._mean.shape != other._mean.shape:
+        other_mean, other_scatter = other._moments
+        mean, scatter = self._moments or (torch.zeros_like(other_mean), torch.zeros_like(other_scatter))
+        if mean.shape != other_mean.shape:
             raise InputError(
-                f"Cannot merge: this PCA has [unit feature] {list(self._mean.shape)}, the other {list(other._mean.shape)}."
+                f"Cannot merge: this PCA is over [unit feature] {list(mean.shape)}, the other over "
+                f"{list(other_mean.shape)}."
             )
-        self._scatter += other._scatter.to(self._scatter.device)
-        self._shift(other.n_samples_seen_, other._mean.to(self._mean.device))
+        self._combine(
+            mean, scatter + other_scatter.to(scatter.device), other.n_samples_seen_, other_mean.to(mean.device)
+        )
         return self
 
     @property
     def mean_(self) -> Float[Tensor, "unit feature"]:
         """Mean of every unit."""
-        if self._mean is None:
+        if self._moments is None:
             raise InputError("This PCA has seen no samples: call partial_fit first.")
-        return self._mean
+        return self._moments[0]
 
     @property
     def components_(self) -> Float[Tensor, "unit component feature"]:
@@ -119,21 +118,28 @@ class StreamingPCA:
         """Sum of the variances along all components, those beyond `n_components` included."""
         return self._eigen()[0].sum(dim=-1)
 
-    def _shift(self, count: int, mean: Float[Tensor, "unit feature"]) -> None:
-        """Account for `count` samples of mean `mean`, whose own centred scatter is added already."""
-        assert self._mean is not None and self._scatter is not None  # noqa: S101 - set by both callers
+    def _combine(
+        self,
+        mean: Float[Tensor, "unit feature"],
+        scatters: Float[Tensor, "unit feature feature"],
+        count: int,
+        new_mean: Float[Tensor, "unit feature"],
+    ) -> None:
+        """Take in `count` samples around `new_mean`; `scatters` is the sum of the old scatter and theirs, each about
+        its own mean.
+        """
         total = self.n_samples_seen_ + count
-        delta = mean - self._mean
-        self._scatter += torch.einsum("uf,ug->ufg", delta, delta * (self.n_samples_seen_ * count / total))
-        self._mean = self._mean + delta * (count / total)
+        delta = new_mean - mean
+        scatters.baddbmm_(delta[:, :, None], delta[:, None, :], alpha=self.n_samples_seen_ * count / total)
+        self._moments = mean + delta * (count / total), scatters
         self.n_samples_seen_ = total
         self._spectrum = None
 
     def _eigen(self) -> tuple[Float[Tensor, "unit feature"], Float[Tensor, "unit feature feature"]]:
-        if self.n_samples_seen_ < 2 or self._scatter is None:
+        if self.n_samples_seen_ < 2 or self._moments is None:
             raise InputError(f"A spectrum needs at least 2 samples, this PCA has seen {self.n_samples_seen_}.")
         if self._spectrum is None:
-            variances, vectors = torch.linalg.eigh(self._scatter / (self.n_samples_seen_ - 1))
+            variances, vectors = torch.linalg.eigh(self._moments[1] / (self.n_samples_seen_ - 1))
             components = vectors.mT.flip(1)
             largest = components.gather(-1, components.abs().argmax(dim=-1, keepdim=True))
             self._spectrum = variances.flip(1).clamp_min(0.0), components * largest.sign()
@@ -145,9 +151,8 @@ class StreamingPCA:
             raise InputError(f"Expected a float tensor [sample unit feature], got {got}.")
         if x.shape[0] == 0:
             raise InputError("Expected at least one sample, got none.")
-        if self._mean is not None and x.shape[1:] != self._mean.shape:
-            raise InputError(
-                f"Earlier batches were [sample, {self._mean.shape[0]}, {self._mean.shape[1]}], got {list(x.shape)}."
-            )
+        if self._moments is not None and x.shape[1:] != self._moments[0].shape:
+            units, features = self._moments[0].shape
+            raise InputError(f"Earlier batches were [sample, {units}, {features}], got {list(x.shape)}.")
         if not x.isfinite().all():
             raise InputError("Some values are NaN or infinite: find the samples they come from before fitting.")

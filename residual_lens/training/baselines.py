@@ -1,5 +1,7 @@
 """The baselines that ResiDual is compared with, as adapters of the same kind."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +35,7 @@ class Coarse(Adapter):
         point = "hook_direct" if path == "direct" else "hook_result"
         return [(f"blocks.{layer}.attn.{point}", self._scale(layer)) for layer in range(len(self.scales))]
 
-    def _scale(self, layer: int) -> object:
+    def _scale(self, layer: int) -> Callable[[Tensor, object], Tensor]:
         def scale(values: Tensor, hook: object) -> Tensor:
             return values * self.scales[layer].to(values)[:, None]
 
@@ -59,7 +61,7 @@ class LinearAdapter(Adapter):
             raise InputError("A map of the embedding has no stream path: use path='direct'.")
         if len(self.bias) != hvit.cfg.d_out:
             raise MismatchError(
-                f"This map is for embeddings of {len(self.bias)} dimensions, {hvit.cfg.model_name} has {hvit.cfg.d_out}."
+                f"This map takes embeddings of {len(self.bias)} dimensions, {hvit.cfg.model_name} has {hvit.cfg.d_out}."
             )
 
         def apply(embedding: Tensor, hook: object) -> Tensor:

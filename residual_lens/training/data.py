@@ -16,7 +16,10 @@ from residual_lens.hooked import HookedViT
 class Samples(Protocol):
     """Labelled samples that a hooked model turns into embeddings, whatever hooks are in force."""
 
-    labels: Int[Tensor, "sample"]
+    @property
+    def labels(self) -> Int[Tensor, "sample"]:
+        """Class indices."""
+        ...
 
     def embed(self, hvit: HookedViT, rows: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_out"]:
         """Embeddings of some samples."""

@@ -1,6 +1,7 @@
 """open_clip: `VisionTransformer`, bare or inside a CLIP object."""
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,8 @@ class FusedAttention(AttentionParts):
     ]:
         weight, bias = self.module.in_proj_weight, self.module.in_proj_bias
         if queries is context:
-            return self._heads(F.linear(context, weight, bias), 3)
+            q, k, v = self._heads(F.linear(context, weight, bias), 3)
+            return q, k, v
         d_model = context.shape[-1]
         (q,) = self._heads(F.linear(queries, weight[:d_model], None if bias is None else bias[:d_model]), 1)
         k, v = self._heads(F.linear(context, weight[d_model:], None if bias is None else bias[d_model:]), 2)
@@ -75,17 +77,19 @@ class FusedAttention(AttentionParts):
 class SequentialMLP(MLPParts):
     """`c_fc`, `gelu`, `c_proj` and the LayerScale behind them."""
 
-    module: nn.Sequential
+    c_fc: nn.Linear
+    gelu: nn.Module
+    c_proj: nn.Linear
     scale: nn.Module
 
     def pre(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_mlp"]:
-        return self.module.c_fc(x)
+        return self.c_fc(x)
 
     def activation(self, pre: Float[Tensor, "batch pos d_mlp"]) -> Float[Tensor, "batch pos d_mlp"]:
-        return self.module.gelu(pre)
+        return self.gelu(pre)
 
     def output(self, post: Float[Tensor, "batch pos d_mlp"]) -> Float[Tensor, "batch pos d_model"]:
-        return self.scale(self.module.c_proj(post))
+        return self.scale(self.c_proj(post))
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class PatchEmbedding(EmbeddingParts):
 class ClipText(TextParts):
     """The text tower of a CLIP object."""
 
-    module: nn.Module
+    module: Any
 
     def encode(self, tokens: Tensor) -> Float[Tensor, "text d_out"]:
         return self.module.encode_text(tokens)
@@ -128,16 +132,18 @@ def adapt(module: nn.Module, model_name: str) -> ViTParts:
     tower = module if isinstance(module, VisionTransformer) else getattr(module, "visual", None)
     if not isinstance(tower, VisionTransformer):
         raise UnsupportedModelError(
-            f"{model_name}: the image tower is {type(tower if tower is not None else module).__name__}; of open_clip only "
-            "VisionTransformer is supported (no ResNets, no timm towers)."
+            f"{model_name}: the image tower is {type(module if tower is None else tower).__name__}; of open_clip's "
+            "towers VisionTransformer is supported (no ResNets, no timm towers)."
         )
+    if not isinstance(tower.ln_post, nn.LayerNorm):
+        raise UnsupportedModelError(f"{model_name}: there is no final LayerNorm (ln_post is {tower.ln_post}).")
     blocks = [_block(block, model_name) for block in tower.transformer.resblocks]
     preprocess = getattr(tower, "preprocess_cfg", None) or {}
     return ViTParts(
         tower=tower,
-        config=_config(tower, model_name),
+        config=_config(tower, blocks, model_name),
         embedding=PatchEmbedding(tower),
-        ln_pre=None if isinstance(tower.ln_pre, nn.Identity) else NormParts(tower.ln_pre),
+        ln_pre=NormParts(tower.ln_pre) if isinstance(tower.ln_pre, nn.LayerNorm) else None,
         blocks=blocks,
         ln_final=NormParts(tower.ln_post),
         pooling=_pooling(tower, model_name),
@@ -161,13 +167,14 @@ def _block(block: nn.Module, model_name: str) -> BlockParts:
             f"{model_name}: blocks are {type(block).__name__}; supported are self-attention ResidualAttentionBlocks "
             "(a norm on attention's output or per-head scales would need units of their own)."
         )
-    if not isinstance(block.mlp[1], nn.Module) or list(dict(block.mlp.named_children())) != ["c_fc", "gelu", "c_proj"]:
+    mlp: dict[str, Any] = dict(block.mlp.named_children())
+    if list(mlp) != ["c_fc", "gelu", "c_proj"]:
         raise UnsupportedModelError(f"{model_name}: the MLP is not c_fc, gelu, c_proj: {block.mlp}.")
     return BlockParts(
         ln1=NormParts(block.ln_1),
         attention=FusedAttention(block.attn, block.ls_1),
         ln2=NormParts(block.ln_2),
-        mlp=SequentialMLP(block.mlp, block.ls_2),
+        mlp=SequentialMLP(mlp["c_fc"], mlp["gelu"], mlp["c_proj"], block.ls_2),
     )
 
 
@@ -186,19 +193,21 @@ def _pooling(tower: VisionTransformer, model_name: str) -> Pooling:
     raise UnsupportedModelError(f"{model_name}: pool_type={tower.pool_type!r} gives tokens, not one image embedding.")
 
 
-def _config(tower: VisionTransformer, model_name: str) -> HookedViTConfig:
-    block = tower.transformer.resblocks[0]
-    d_final = tower.ln_post.normalized_shape[0]
+def _config(tower: VisionTransformer, blocks: list[BlockParts], model_name: str) -> HookedViTConfig:
+    block, attention = blocks[0], cast(FusedAttention, blocks[0].attention).module
+    norm = cast(nn.LayerNorm, tower.ln_post)
+    height, width = tower.image_size
+    patch_height, patch_width = tower.patch_size
     return HookedViTConfig(
         model_name=model_name,
-        n_layers=len(tower.transformer.resblocks),
-        n_heads=block.attn.num_heads,
-        d_model=block.attn.embed_dim,
-        d_head=block.attn.head_dim,
-        d_mlp=block.mlp.c_fc.out_features,
-        d_out=d_final if tower.proj is None else tower.proj.shape[1],
+        n_layers=len(blocks),
+        n_heads=attention.num_heads,
+        d_model=attention.embed_dim,
+        d_head=attention.head_dim,
+        d_mlp=cast(SequentialMLP, block.mlp).c_fc.out_features,
+        d_out=norm.normalized_shape[0] if tower.proj is None else cast(Tensor, tower.proj).shape[1],
         n_ctx=tower.positional_embedding.shape[0],
-        image_size=tuple(tower.image_size),
-        patch_size=tuple(tower.patch_size),
-        eps=tower.ln_post.eps,
+        image_size=(height, width),
+        patch_size=(patch_height, patch_width),
+        eps=norm.eps,
     )

@@ -1,0 +1,78 @@
+"""The command `residual-lens`: thin, every subcommand is one library call."""
+
+import logging
+import sys
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from residual_lens.errors import ResidualLensError
+
+
+def demo(out: Path = Path("demo"), seed: int = 0, tasks: tuple[str, ...] = ()) -> None:
+    """Decompose, analyse and adapt the shipped model on real and rendered tasks; write a table and a figure.
+
+    Examples:
+        residual-lens demo
+        residual-lens demo --tasks digits attributes:position --seed 1 --out /tmp/demo
+
+    Args:
+        out: folder for results.json and figure.png.
+        seed: of data, initial scales and the order of samples.
+        tasks: task names; all of the demo's by default (residual-lens tasks lists what there is).
+    """
+    from residual_lens.demo import run_demo
+
+    run_demo(out, seed=seed, tasks=tasks or None)
+
+
+def list_tasks() -> None:
+    """List the tasks by name.
+
+    Examples:
+        residual-lens tasks
+    """
+    from residual_lens.data import task_names
+
+    Console().print("\n".join(task_names()))
+
+
+def hook_points(model: str = "attribute-clip") -> None:
+    """List a model's hook points with the shape of what they see, for one image.
+
+    Examples:
+        residual-lens hooks
+        residual-lens hooks --model open_clip:ViT-B-16/openai
+
+    Args:
+        model: shipped model, or open_clip:NAME/TAG.
+    """
+    import torch
+
+    from residual_lens.hooked import HookedViT
+
+    hvit = HookedViT.from_pretrained(model)
+    images = torch.zeros(1, 3, *hvit.cfg.image_size)
+    with torch.no_grad():
+        _, cache = hvit.run_with_cache(images)
+    table = Table("hook point", "shape", title=f"{model}: {hvit.cfg.n_layers} layers × {hvit.cfg.n_heads} heads")
+    for name, activation in cache.items():
+        table.add_row(name, " × ".join(str(size) for size in activation.shape))
+    Console().print(table)
+
+
+def main() -> None:
+    """Entry point: errors that are the user's to mend are printed as one line, without a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"demo": demo, "tasks": list_tasks, "hooks": hook_points},
+            description="Take a vision transformer apart: heads and MLPs as hooks, their spectra, ResiDual on top.",
+        )
+    except ResidualLensError as error:
+        Console(stderr=True).print(f"[bold red]residual-lens:[/bold red] {error}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,188 @@
+"""The main job end to end: decompose, fit bases, train ResiDual through hooks, compare honestly."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from residual_lens.bases import Bases, fit_bases
+from residual_lens.data import Task, load_task, task_names
+from residual_lens.errors import InputError
+from residual_lens.hooked import HookedViT
+from residual_lens.interventions import Adapter, ResiDual
+from residual_lens.interventions.saving import write_atomically
+from residual_lens.report import demo_figure, results_table
+from residual_lens.text import zero_shot_classifier
+from residual_lens.training import Coarse, LinearAdapter, cache_samples, evaluate, train_adapter
+
+MODEL = "attribute-clip"
+# Unlabelled images of every task that the bases are fitted on together.
+BASIS_IMAGES_PER_TASK = 200
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to adapt the frozen model to a task."""
+
+    make: Callable[[HookedViT, Bases, int], Adapter]
+    """Adapter from model, bases and seed."""
+    learning_rate: float
+    """Of schedule-free AdamW."""
+
+
+METHODS = {
+    "coarse": Method(lambda hvit, bases, seed: Coarse(hvit.cfg.n_layers, hvit.cfg.n_heads), 0.05),
+    "residual*": Method(lambda hvit, bases, seed: ResiDual.from_bases(bases, variant="residual*", seed=seed), 0.05),
+    "residual": Method(lambda hvit, bases, seed: ResiDual.from_bases(bases, variant="residual", seed=seed), 0.05),
+    "linear": Method(lambda hvit, bases, seed: LinearAdapter(hvit.cfg.d_out), 1e-3),
+}
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What a method reached on a task."""
+
+    accuracy: float
+    """On the test split, in [0, 1]."""
+    parameters: int
+    """Numbers trained."""
+    seconds: float
+    """Wall-clock time of training (zero-shot: of building the classifier)."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What every method reached on a task, and what ResiDual changed."""
+
+    n_test: int
+    """Test images."""
+    chance: float
+    """Accuracy of guessing."""
+    methods: dict[str, MethodResult]
+    """By name."""
+    change: Float[np.ndarray, "layer column"]
+    """Share of ResiDual's change by head (last column: MLP)."""
+
+
+def run_demo(
+    out: Path, *, seed: int = 0, tasks: tuple[str, ...] | None = None, console: Console | None = None
+) -> dict[str, Any]:
+    """Run the main job on the shipped model and write `results.json` and `figure.png`.
+
+    Args:
+        out: folder to write to.
+        seed: of data, λ and the order of samples.
+        tasks: names from `task_names()`; all of `demo_tasks()` by default.
+        console: where progress and the table go.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        InputError: unknown tasks, before anything runs.
+    """
+    console = console or Console()
+    names = tasks or demo_tasks()
+    unknown = [name for name in names if name not in task_names()]
+    if unknown:
+        raise InputError(f"Unknown tasks {', '.join(unknown)}; known are {', '.join(task_names())}.")
+    started = time.perf_counter()
+    hvit = HookedViT.from_pretrained(MODEL)
+    loaded = [load_task(name, image_size=hvit.cfg.image_size[0], seed=seed) for name in names]
+    console.print(
+        f"[bold]{MODEL}[/bold]: {hvit.cfg.n_layers} layers × {hvit.cfg.n_heads} heads, {len(hvit.units)} units, "
+        f"{sum(p.numel() for p in hvit.parts.tower.parameters()):,} parameters; {len(loaded)} tasks"
+    )
+    bases = fit_bases(hvit, hvit.normalize(torch.cat([task.train.images[:BASIS_IMAGES_PER_TASK] for task in loaded])))
+    results: dict[str, TaskResult] = {}
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("tasks", total=len(loaded) * (len(METHODS) + 1))
+        for task in loaded:
+
+            def step(doing: str, name: str = task.name) -> None:
+                progress.update(bar, description=f"{name}: {doing}")
+                progress.advance(bar)
+
+            results[task.name] = _run_task(hvit, bases, task, seed, step)
+    report = {"model": MODEL, "seed": seed, "tasks": {name: _as_json(result) for name, result in results.items()}}
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "results.json", f"{json.dumps(report, indent=2)}\n".encode())
+    change = np.mean([result.change for result in results.values()], axis=0)
+    figure = demo_figure(report["tasks"], change, title=f"ResiDual on {MODEL}")
+    figure.savefig(out / "figure.png", dpi=150)
+    console.print(results_table(report["tasks"], title="Accuracy on held-out test images (%)"))
+    console.print(
+        f"Wrote {out / 'results.json'} and {out / 'figure.png'} in {time.perf_counter() - started:.0f} s. "
+        "Bold: best of the row. All methods but zero-shot trained on the task's training split."
+    )
+    return report
+
+
+def demo_tasks() -> tuple[str, ...]:
+    """Real digits, every attribute as rendered in pretraining, and shifts that pretraining never saw."""
+    plain = [name for name in task_names() if "@" not in name]
+    shifted = (
+        "attributes:shape@sketch",
+        "attributes:shape@inverted",
+        "attributes:shape@clutter",
+        "attributes:digit@lowcontrast",
+    )
+    return (*plain, *shifted)
+
+
+def _run_task(hvit: HookedViT, bases: Bases, task: Task, seed: int, step: Callable[[str], None]) -> TaskResult:
+    """All methods on one task: the backbone runs once over each split, everything else happens in hooks."""
+    step("decomposing images")
+    started = time.perf_counter()
+    classifier = zero_shot_classifier(
+        hvit.encode_text, task.classes, templates=task.templates, logit_scale=hvit.logit_scale
+    )
+    seconds = time.perf_counter() - started
+    splits = (task.train, task.validation, task.test)
+    train, validation, test = (cache_samples(hvit, hvit.normalize(s.images), s.labels) for s in splits)
+    methods = {"zero-shot": MethodResult(evaluate(hvit, classifier, test), 0, seconds)}
+    change = np.zeros((hvit.cfg.n_layers, hvit.cfg.n_heads + 1))
+    for name, method in METHODS.items():
+        step(f"training {name}")
+        adapter = method.make(hvit, bases, seed)
+        log = train_adapter(
+            adapter,
+            hvit,
+            classifier,
+            train=train,
+            validation=validation,
+            learning_rate=method.learning_rate,
+            seed=seed,
+        )
+        accuracy = evaluate(hvit, classifier, test, adapter=adapter)
+        methods[name] = MethodResult(accuracy, adapter.parameter_count(), log.seconds)
+        if name == "residual" and isinstance(adapter, ResiDual):
+            change = _change(hvit, bases, adapter)
+    return TaskResult(len(task.test), 1 / len(task.classes), methods, change)
+
+
+def _change(hvit: HookedViT, bases: Bases, residual: ResiDual) -> Float[np.ndarray, "layer column"]:
+    """Share of `Σ_k (λ_k − 1)² variance_k`, the energy of what ResiDual changes, by head and MLP."""
+    energy = np.zeros((hvit.cfg.n_layers, hvit.cfg.n_heads + 1))
+    for unit in hvit.units.select(residual.config.units):
+        scales = residual.scales_of(unit.name).detach()
+        column = hvit.cfg.n_heads if unit.index is None else unit.index
+        energy[unit.layer, column] = float(((scales - 1).square() * bases[unit.name].variances[: len(scales)]).sum())
+    return energy / energy.sum()
+
+
+def _as_json(result: TaskResult) -> dict[str, Any]:
+    return {
+        "n_test": result.n_test,
+        "chance": result.chance,
+        "methods": {name: asdict(method) for name, method in result.methods.items()},
+    }
