@@ -3,10 +3,10 @@
     python scripts/pretrain_attribute_clip.py --run-dir /tmp/attribute_clip_run --steps 9000 --decay-steps 2500
 
 Run it again with the same --run-dir to go on from the last checkpoint; --steps may then be larger or smaller. The
-learning rate is constant after the warm-up and falls linearly to zero over the last --decay-steps, so the weights before
-the decay do not depend on --steps. Every step draws its images from a generator seeded by (seed, step): a resumed run
-sees the images it would have seen. --export-dir residual_lens/zoo/attribute_clip writes the model there in open_clip's
-local-dir format; with --steps below the checkpoint's, that is all that happens.
+learning rate is constant after the warm-up and falls linearly to zero over the last --decay-steps, so the weights
+before the decay do not depend on --steps. Every step draws its images from a generator seeded by (seed, step): a
+resumed run sees the images it would have seen. --export-dir residual_lens/zoo/attribute_clip writes the model there in
+open_clip's local-dir format; with --steps below the checkpoint's, that is all that happens.
 """
 
 import csv
@@ -53,10 +53,10 @@ class Config:
     """Images per step."""
     captions_per_image: int = 2
     """Captions drawn for each image."""
-    learning_rate: float = 1e-3
-    """AdamW's, at its plateau."""
+    learning_rate: float = 2e-3
+    """Of Muon (matrices of the blocks, updates scaled to AdamW's size) and AdamW (the rest), at its plateau."""
     weight_decay: float = 0.05
-    """On matrices only."""
+    """On the matrices of the blocks only."""
     seed: int = 0
     """Of the initial weights and of every batch."""
     compile: bool = True
@@ -168,24 +168,27 @@ def main(config: Config) -> None:
     config.run_dir.mkdir(parents=True, exist_ok=True)
 
     vocabulary_size = save_tokenizer(config.run_dir)
-    model_config = {**MODEL_CONFIG, "text_cfg": {**MODEL_CONFIG["text_cfg"], "vocab_size": vocabulary_size}}
+    model_config = MODEL_CONFIG | {"text_cfg": MODEL_CONFIG["text_cfg"] | {"vocab_size": vocabulary_size}}
     tokenizer = open_clip.tokenizer.HFTokenizer(str(config.run_dir), context_length=CONTEXT_LENGTH)
-    cfg = json.loads(json.dumps(model_config))
-    model = CLIP(**cfg).to(device)
+    model = CLIP(**model_config).to(device)
     encode_image = torch.compile(model.encode_image) if config.compile else model.encode_image
     encode_text = torch.compile(model.encode_text) if config.compile else model.encode_text
 
-    matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
-    vectors = [weight for weight in model.parameters() if weight.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+    in_blocks = {name for name, weight in model.named_parameters() if "resblocks" in name and weight.ndim == 2}
+    matrices = [weight for name, weight in model.named_parameters() if name in in_blocks]
+    others = [weight for name, weight in model.named_parameters() if name not in in_blocks]
+    optimisers = [
+        torch.optim.Muon(matrices, lr=1.0, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
 
     first_step, seconds = 0, 0.0
     checkpoint_path = config.run_dir / "checkpoint.pt"
     if checkpoint_path.exists():
         checkpoint = torch.load(checkpoint_path, map_location=device, weights_only=True)
         model.load_state_dict(checkpoint["model"])
-        optimiser.load_state_dict(checkpoint["optimiser"])
+        for optimiser, state in zip(optimisers, checkpoint["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
         first_step, seconds = checkpoint["step"], checkpoint["seconds"]
 
     tasks = [
@@ -195,8 +198,9 @@ def main(config: Config) -> None:
     ]
     log_path = config.run_dir / "training_log.csv"
     columns = ["step", "seconds", "loss", "learning_rate", *(task.name for task in tasks)]
-    if not log_path.exists():
-        log_path.write_text(",".join(columns) + "\n")
+    rows = log_path.read_text().splitlines()[1:] if log_path.exists() else []
+    kept = [row for row in rows if int(row.split(",")[0]) <= first_step]
+    log_path.write_text("\n".join([",".join(columns), *kept]) + "\n")
 
     own = torch.eye(config.batch_size, dtype=torch.bool, device=device).repeat(1, config.captions_per_image)
     started = time.perf_counter() - seconds
@@ -211,27 +215,27 @@ def main(config: Config) -> None:
         tokens = tokenizer([text for caption in captions for text in caption.texts]).to(device)
         images = normalise(render(scenes.to(device), IMAGE_SIZE))
 
-        for group in optimiser.param_groups:
+        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = learning_rate_at(step, config)
         features = functional.normalize(encode_image(images), dim=1)
         texts = functional.normalize(encode_text(tokens), dim=1)
         loss = contrastive_loss(model.logit_scale.exp() * features @ texts.T, spared, own)
-        optimiser.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
         running_loss, n_running = running_loss + loss.item(), n_running + 1
 
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
-            row = {
-                "step": done,
-                "seconds": round(time.perf_counter() - started),
+            row = {"step": done, "seconds": round(time.perf_counter() - started)}
+            row |= {
                 "loss": round(running_loss / n_running, 4),
+                "learning_rate": round(learning_rate_at(step, config), 7),
             }
-            row["learning_rate"] = round(learning_rate_at(step, config), 7)
             running_loss, n_running = 0.0, 0
             if done % config.evaluate_every == 0 or done == config.steps:
                 model.eval()
@@ -242,8 +246,8 @@ def main(config: Config) -> None:
                 csv.DictWriter(file, columns).writerow(row)
             progress.set_postfix(loss=row["loss"])
         if done % config.checkpoint_every == 0 or done == config.steps:
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": done}
-            state["seconds"] = time.perf_counter() - started
+            state = {"model": model.state_dict(), "step": done, "seconds": time.perf_counter() - started}
+            state["optimisers"] = [optimiser.state_dict() for optimiser in optimisers]
             torch.save(state, config.run_dir / "checkpoint.tmp")
             (config.run_dir / "checkpoint.tmp").replace(checkpoint_path)
 

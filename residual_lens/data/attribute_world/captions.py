@@ -25,7 +25,7 @@ NAMING_RATES: dict[str, float] = {
 CONTRAST_RATES: dict[str, float] = {"size": 0.05, "position": 0.4, "orientation": 0.15}
 """Chance that a caption which names an attribute counts as false of an image differing in it alone.
 
-A batch of web photographs hardly ever holds two pictures that differ in nothing but the size or the place of the object,
+A batch of web photographs hardly ever holds two pictures that differ in nothing but the size or place of the object,
 so CLIP is hardly ever corrected on those words; a batch of these simple scenes always does. Attributes not listed: 1.
 """
 
