@@ -109,7 +109,7 @@ class UnitTerms:
 
     embed: Float[Tensor, "batch pos d_model"]
     """Stream before the first block."""
-    heads: Sequence[Float[Tensor, "batch pos head d"]]
+    heads: Sequence[Float[Tensor, "batch pos head _"]]
     """By layer: `z` (`d_head` wide), or what the heads wrote (`d_model` wide) where `hook_result` was hooked."""
     mlps: Sequence[Float[Tensor, "batch pos d_model"]]
     """By layer: what the MLP wrote."""

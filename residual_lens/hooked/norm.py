@@ -62,4 +62,6 @@ class HookedLayerNorm(nn.Module):
         normalized = self.hook_normalized((centred / scale).to(x.dtype))
         gain, offset = self.parts.module.weight, self.parts.module.bias
         output = normalized if gain is None else normalized * gain
-        return Normed(output if offset is None else output + offset, mean, scale)
+        output = output if offset is None else output + offset
+        # A norm may keep float32 weights in a model of half precision; its output is the stream's all the same.
+        return Normed(output.to(x.dtype), mean, scale)

@@ -66,6 +66,11 @@ class MLPParts(ABC):
 class EmbeddingParts(ABC):
     """From images to the tokens that enter the first norm."""
 
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """What images must be given in; norms may keep weights of a wider dtype."""
+
     @abstractmethod
     def tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch pos d_model"]:
         """Patch embeddings behind the prefix tokens, without positions."""
@@ -183,5 +188,5 @@ class ViTParts:
         """The map from the normalised stream to the embedding."""
         if self.projection is not None:
             return self.projection()
-        example = next(self.tower.parameters())
-        return torch.eye(self.config.d_out, dtype=example.dtype, device=example.device)
+        device = next(self.tower.parameters()).device
+        return torch.eye(self.config.d_out, dtype=self.embedding.dtype, device=device)

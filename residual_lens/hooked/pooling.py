@@ -61,7 +61,9 @@ class Pooling(ABC):
         self, norm: HookedLayerNorm, projection: Float[Tensor, "d_model d_out"], center: Center
     ) -> tuple[Float[Tensor, "route d_model d_out"], Float[Tensor, "constant d_out"]]:
         """The readout's maps and constant rows, which depend on weights alone."""
-        gain, offset = norm.parts.module.weight, norm.parts.module.bias
+        gain, offset = (
+            None if x is None else x.to(projection.dtype) for x in (norm.parts.module.weight, norm.parts.module.bias)
+        )
         scaled = projection if gain is None else gain[:, None] * projection
         constant = torch.zeros_like(projection[0]) if offset is None else offset @ projection
         if center == "own":

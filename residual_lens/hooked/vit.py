@@ -79,7 +79,8 @@ class HookedViT(HookedRoot):
         self.hook_pooled = HookPoint()
         self.ln_final = HookedLayerNorm(parts.ln_final)
         self.hook_embed_direct = HookPoint()
-        self.hook_bias_direct = HookPoint()
+        # "uniform" has no such unit, and a hook point that nothing passes would swallow edits in silence.
+        self.hook_bias_direct = HookPoint() if center == "own" else None
         self.hook_image_embed = HookPoint()
         # setup() writes a name into every submodule it finds; the source is the user's, so it joins only afterwards.
         self.setup()
@@ -140,7 +141,7 @@ class HookedViT(HookedRoot):
     @property
     def dtype(self) -> torch.dtype:
         """What the image tower computes in."""
-        return next(self.parts.tower.parameters()).dtype
+        return self.parts.embedding.dtype
 
     @property
     def device(self) -> torch.device:
@@ -374,6 +375,5 @@ class HookedViT(HookedRoot):
             yield _DirectPoint(block.hook_mlp_direct, slice(start + heads, start + heads + 1), of_mlp, False)
         if center == "own":
             last = 1 + self.cfg.n_layers * (heads + 1)
-            yield _DirectPoint(
-                self.hook_bias_direct, slice(last, last + 1), lambda terms: terms.bias_contribution()[:, None], False
-            )
+            point = self.hook_bias_direct or HookPoint()
+            yield _DirectPoint(point, slice(last, last + 1), lambda terms: terms.bias_contribution()[:, None], False)

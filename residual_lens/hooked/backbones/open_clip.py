@@ -98,6 +98,10 @@ class PatchEmbedding(EmbeddingParts):
 
     tower: VisionTransformer
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tower.conv1.weight.dtype
+
     def tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch pos d_model"]:
         patches = rearrange(self.tower.conv1(images), "batch d row column -> batch (row column) d")
         cls = self.tower.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
