@@ -8,6 +8,8 @@ from residual_lens.errors import InputError
 
 # Rows converted to float64 at a time: few enough that a block of 144 heads stays in cache.
 BLOCK_ROWS = 128
+# Relative to the mean, about 16 roundings of float64: what summing equal numbers leaves behind.
+CONSTANT_SPREAD = 4e-15
 
 
 class StreamingPCA:
@@ -142,7 +144,11 @@ class StreamingPCA:
             variances, vectors = torch.linalg.eigh(self._moments[1] / (self.n_samples_seen_ - 1))
             components = vectors.mT.flip(1)
             largest = components.gather(-1, components.abs().argmax(dim=-1, keepdim=True))
-            self._spectrum = variances.flip(1).clamp_min(0.0), components * largest.sign()
+            # A spread below the rounding of its own mean is no spread: a constant unit has none, to the last digit.
+            floor = (CONSTANT_SPREAD * self._moments[0]).square().sum(dim=-1)
+            varies = variances.sum(dim=-1) > floor
+            variances = torch.where(varies[:, None], variances.flip(1).clamp_min(0.0), 0.0)
+            self._spectrum = variances, components * largest.sign()
         return self._spectrum
 
     def _check(self, x: Tensor) -> None:
