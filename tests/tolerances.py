@@ -1,4 +1,4 @@
-"""Named tolerances, and the one comparison that uses them. All are relative to the largest entry of what is expected."""
+"""Named tolerances and the one comparison that uses them, all relative to the largest entry of what is expected."""
 
 import torch
 from torch import Tensor

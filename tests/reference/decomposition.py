@@ -84,9 +84,7 @@ def shares(terms: dict[str, Tensor], common: Tensor) -> dict[str, Tensor]:
     """The paper's even shares: one for embed and each MLP, one H-th for each head."""
     layers = sum(name.endswith("_mlp_out") for name in terms)
     heads = sum(name.startswith("L") for name in terms) // layers
-    return {
-        name: common / (2 * layers + 1) / (heads if name.startswith("L") else 1) for name in terms
-    }
+    return {name: common / (2 * layers + 1) / (heads if name.startswith("L") else 1) for name in terms}
 
 
 def centred(c: Tensor) -> Tensor:
@@ -121,9 +119,7 @@ def normed_then_averaged(
     sigma = deviation(x, norm.eps)
     embedding = norm(x)[:, 1:].mean(dim=1) @ proj
     if center == "own":
-        units = {
-            name: (norm.weight * centred(term) / sigma)[:, 1:].mean(dim=1) @ proj for name, term in terms.items()
-        }
+        units = {name: (norm.weight * centred(term) / sigma)[:, 1:].mean(dim=1) @ proj for name, term in terms.items()}
         return units | {"bias": (norm.bias @ proj).expand_as(embedding)}, embedding
     common = shares(terms, norm.bias - norm.weight * x.mean(dim=-1, keepdim=True) / sigma)
     return {
@@ -131,9 +127,7 @@ def normed_then_averaged(
     }, embedding
 
 
-def attention_pooled(
-    tower: VisionTransformer, terms: dict[str, Tensor], x: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
+def attention_pooled(tower: VisionTransformer, terms: dict[str, Tensor], x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The pooler's pattern and both norms' scales frozen at their values for the whole stream."""
     pooler, norm, proj = tower.attn_pool, tower.ln_post, tower.proj
     attention, inner = pooler.attn, pooler.ln_k
@@ -141,7 +135,7 @@ def attention_pooled(
     if attention.in_proj_weight is None:
         w_q, w_k, w_v = attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight
     else:
-        w_q, w_k, w_v = attention.in_proj_weight[:d], attention.in_proj_weight[d : 2 * d], attention.in_proj_weight[2 * d :]
+        w_q, w_k, w_v = attention.in_proj_weight.chunk(3)
     b_q, b_k, b_v = attention.in_proj_bias.chunk(3)
     tokens, query = inner(x), pooler.ln_q(pooler.query)[0]
     inner_sigma = deviation(x, inner.eps)

@@ -174,6 +174,10 @@ def _block(block: nn.Module, model_name: str) -> BlockParts:
     mlp: dict[str, Any] = dict(block.mlp.named_children())
     if list(mlp) != ["c_fc", "gelu", "c_proj"]:
         raise UnsupportedModelError(f"{model_name}: the MLP is not c_fc, gelu, c_proj: {block.mlp}.")
+    if not isinstance(block.attn, nn.MultiheadAttention):
+        raise UnsupportedModelError(
+            f"{model_name}: attention is {type(block.attn).__name__}; supported is torch's own MultiheadAttention."
+        )
     return BlockParts(
         ln1=NormParts(block.ln_1),
         attention=FusedAttention(block.attn, block.ls_1),
