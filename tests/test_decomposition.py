@@ -168,3 +168,20 @@ def test_head_contributions_come_from_z_without_a_stream_sized_tensor_per_head(h
     assert [tuple(z.shape) for z in terms.heads] == [(3, 1, 3, 8)] * 3
     assert terms.written == [False] * 3
     assert relative_gap(terms.contributions(), hvit.decompose(images).values) == 0
+
+
+@pytest.mark.parametrize("kind", ["ViT-B-16", "layerscale", "clipa"])
+def test_direct_map_takes_a_stream_term_to_its_contribution(kind):
+    tower = tiny_tower(kind)
+    hvit = HookedViT.wrap(tower)
+    images = tiny_images(tower)
+    _, cache = hvit.run_with_cache(images, names_filter=["blocks.1.hook_mlp_out", "ln_final.hook_scale"])
+    term = cache["mlp_out", 1]
+    pooled = term[:, 1:].mean(dim=1) if kind == "clipa" else term[:, 0]
+    expected = pooled @ hvit.direct_map() / cache["ln_final.hook_scale"]
+    assert_close(hvit.decompose(images)["1_mlp_out"], expected, FLOAT32_TOL)
+
+
+def test_attention_pooling_has_no_single_direct_map():
+    with pytest.raises(UnsupportedModelError, match="pools by attention with 2 heads"):
+        HookedViT.wrap(tiny_tower("coca")).direct_map()

@@ -115,6 +115,13 @@ def test_recompose_refuses_units_of_another_model_or_centring(hvit, images):
         hvit.recompose(hvit.decompose(images, center="uniform"))
 
 
+def test_recompose_refuses_hooks_that_would_act_before_the_decomposition(hvit, images):
+    parts = hvit.decompose(images)
+    refused = pytest.raises(MismatchError, match=r"A hook at blocks.1.attn.hook_z is in force")
+    with listening(hvit, "blocks.1.attn.hook_z"), refused:
+        hvit.recompose(parts)
+
+
 def test_decompose_refuses_another_centring_while_direct_points_are_hooked(hvit, images):
     with listening(hvit, "blocks.1.attn.hook_direct"):
         hvit.decompose(images)

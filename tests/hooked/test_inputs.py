@@ -142,6 +142,25 @@ def test_attention_of_another_class_is_refused(tower):
         HookedViT.wrap(tower)
 
 
+def test_subclasses_that_compute_something_else_are_refused(tower):
+    class Doubled(type(tower)):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    tower.__class__ = Doubled
+    with pytest.raises(UnsupportedModelError, match=r"Doubled overrides VisionTransformer.forward"):
+        HookedViT.wrap(tower)
+
+
+def test_subclasses_that_only_add_are_taken(tower, images):
+    class Named(type(tower)):
+        label = "mine"
+
+    expected = tower(images)
+    tower.__class__ = Named
+    assert_close(HookedViT.wrap(tower)(images), expected, FLOAT32_TOL)
+
+
 @pytest.mark.parametrize("module", [np.zeros(3), "ViT-B-16", None], ids=["array", "name", "None"])
 def test_what_is_no_module_is_refused(module):
     with pytest.raises(InputError, match=f"wrap needs a torch module, got {type(module).__name__}"):

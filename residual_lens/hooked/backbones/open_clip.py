@@ -1,5 +1,6 @@
 """open_clip: `VisionTransformer`, bare or inside a CLIP object."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -139,6 +140,7 @@ def adapt(module: nn.Module, model_name: str) -> ViTParts:
             f"{model_name}: the image tower is {type(module if tower is None else tower).__name__}; of open_clip's "
             "towers VisionTransformer is supported (no ResNets, no timm towers)."
         )
+    _refuse_overrides(tower, VisionTransformer, ("forward", "_embeds", "_pool", "_global_pool"), model_name)
     if not isinstance(tower.ln_post, nn.LayerNorm):
         raise UnsupportedModelError(f"{model_name}: there is no final LayerNorm (ln_post is {tower.ln_post}).")
     blocks = [_block(block, model_name) for block in tower.transformer.resblocks]
@@ -158,6 +160,16 @@ def adapt(module: nn.Module, model_name: str) -> ViTParts:
     )
 
 
+def _refuse_overrides(module: nn.Module, base: type[nn.Module], methods: Sequence[str], model_name: str) -> None:
+    """Refuse a subclass that computes something else than the wiring that is rebuilt here."""
+    for method in methods:
+        if getattr(type(module), method, None) is not getattr(base, method, None):
+            raise UnsupportedModelError(
+                f"{model_name}: {type(module).__name__} overrides {base.__name__}.{method}; only open_clip's own is "
+                "supported."
+            )
+
+
 def _triple(values: object) -> tuple[float, float, float] | None:
     if not isinstance(values, (tuple, list)):
         return None
@@ -171,6 +183,7 @@ def _block(block: nn.Module, model_name: str) -> BlockParts:
             f"{model_name}: blocks are {type(block).__name__}; supported are self-attention ResidualAttentionBlocks "
             "(a norm on attention's output or per-head scales would need units of their own)."
         )
+    _refuse_overrides(block, ResidualAttentionBlock, ("forward", "attention"), model_name)
     mlp: dict[str, Any] = dict(block.mlp.named_children())
     if list(mlp) != ["c_fc", "gelu", "c_proj"]:
         raise UnsupportedModelError(f"{model_name}: the MLP is not c_fc, gelu, c_proj: {block.mlp}.")
