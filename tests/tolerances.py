@@ -9,6 +9,9 @@ FLOAT32_TOL = 1e-5
 FLOAT64_TOL = 1e-11
 """The same in float64: some hundred roundings of 1e-16, with room for ill-conditioned norms."""
 
+GRADIENT_TOL = 1e-9
+"""Gradients in float64 by another order of operations: small differences of large terms lose two more digits."""
+
 FLOAT32_AGAINST_FLOAT64_TOL = 1e-5
 """A float32 computation against its float64 twin: the float32 roundings are all there is."""
 

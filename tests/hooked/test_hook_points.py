@@ -7,7 +7,7 @@ from transformer_lens.hook_points import HookPoint
 from residual_lens.hooked.vit import HookedViT
 from tests.hooked.running import counted_attention, listening
 from tests.tiny_models import KINDS, WIRINGS, tiny_images, tiny_tower
-from tests.tolerances import FLOAT32_TOL, assert_changed, assert_close
+from tests.tolerances import FLOAT32_TOL, GRADIENT_TOL, assert_changed, assert_close
 
 LAYERS, HEADS = 3, 3
 OUTER = ("hook_embed", "hook_pos_embed", "hook_full_embed", "hook_pooled", "hook_image_embed")
@@ -132,24 +132,25 @@ def test_edits_in_place_change_the_output_and_never_reach_weights_or_images(name
 
 
 @pytest.mark.parametrize("name", ONE_BLOCK)
-def test_gradients_flow_through_an_edit_in_place(name):
-    hvit = HookedViT.wrap(tiny_tower("ViT-B-16"))
-    images = tiny_images(hvit.parts.tower)
-    factor = torch.tensor(1.5, requires_grad=True)
+def test_gradients_flow_through_an_edit_in_place_and_to_what_comes_before_it(name):
+    hvit = HookedViT.wrap(tiny_tower("ViT-B-16").double())
+    images = tiny_images(hvit.parts.tower).double().requires_grad_()
+    factor = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
 
     def rescale_in_place(activation, hook):
         activation[0] *= factor
 
-    with hvit.hooks([(name, rescale_in_place)]):
-        in_place = torch.autograd.grad(hvit(images).square().sum(), factor)[0]
-
     def rescaled(activation, hook):
         return torch.cat([activation[:1] * factor, activation[1:]])
 
-    with hvit.hooks([(name, rescaled)]):
-        returned = torch.autograd.grad(hvit(images).square().sum(), factor)[0]
-    assert_close(in_place, returned, 1e-4)
-    assert returned != 0
+    gradients = []
+    for hook in (rescale_in_place, rescaled):
+        with hvit.hooks([(name, hook)]):
+            gradients.append(torch.autograd.grad(hvit(images).square().sum(), (factor, images)))
+    (factor_in_place, images_in_place), (factor_returned, images_returned) = gradients
+    assert_close(factor_in_place, factor_returned, GRADIENT_TOL)
+    assert_close(images_in_place, images_returned, GRADIENT_TOL)
+    assert factor_returned != 0
 
 
 @pytest.mark.parametrize("name", ["blocks.0.attn.hook_pattern", "blocks.1.attn.hook_z", "hook_pooled"])
