@@ -70,7 +70,7 @@ class Bases(Mapping[str, Basis]):
 @torch.no_grad()
 def fit_bases(
     hvit: HookedViT,
-    images: Float[Tensor, "batch 3 height width"] | Iterable[Float[Tensor, "batch 3 height width"]],
+    images: Float[Tensor, "batch 3 height width"] | Iterable[Float[Tensor, "_ 3 height width"]],
     *,
     units: str | Iterable[str] = ("heads", "mlps"),
     batch_size: int = 256,
@@ -92,9 +92,11 @@ def fit_bases(
         In float32 on the model's device. A head has `d_head + 1` components ("own"), another unit `d_out`.
 
     Raises:
-        InputError: unknown units, fewer than two images, or images that the model refuses.
+        InputError: no or unknown units, fewer than two images, or images that the model refuses.
     """
     chosen = hvit.units.select(units)
+    if not chosen:
+        raise InputError("No units were named: give 'heads', 'mlps', a layer like 'L3' or units' names.")
     if any(unit.kind == "bias" for unit in chosen):
         raise InputError("The unit 'bias' is the same for every image and has no principal components: leave it out.")
     frames = hvit.head_frames()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from residual_lens.errors import ResidualLensError
@@ -72,7 +73,10 @@ def main() -> None:
             description="Take a vision transformer apart: heads and MLPs as hooks, their spectra, ResiDual on top.",
         )
     except ResidualLensError as error:
-        Console(stderr=True).print(f"[bold red]residual-lens:[/bold red] {error}", highlight=False)
+        # Escaped, because shapes and lists in messages look like markup; one line, however narrow the terminal.
+        Console(stderr=True).print(
+            f"[bold red]residual-lens:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -265,15 +265,25 @@ class HookedViT(HookedRoot):
         through the same hooks and with the same numbers as `forward`.
 
         Raises:
-            MismatchError: the decomposition has other units than this wrapper.
+            MismatchError: the decomposition has other units than this wrapper, or a hook is in force that would act
+                before the decomposition.
         """
         if decomposition.units != self.units:
             raise MismatchError(
                 f"The decomposition has {decomposition.units!r}, this model (center={self.center!r}) {self.units!r}."
             )
+        points = list(self._direct_points(self.center))
+        replayed = [self.hook_image_embed, *(direct.point for direct in points)]
+        for name, point in self.hook_dict.items():
+            if is_hooked(point) and point not in replayed:
+                raise MismatchError(
+                    f"A hook at {name} is in force, which a stored decomposition cannot answer: only direct points and "
+                    "hook_image_embed are replayed. Run the model on images (LiveSamples in training), or leave the "
+                    "context."
+                )
         values = decomposition.values
         sums = []
-        for direct in self._direct_points(self.center):
+        for direct in points:
             seen = values[:, direct.units]
             # A clone, because a hook may write in place and the decomposition is the caller's.
             sums.append((direct(seen.clone()) if is_hooked(direct.point) else seen).sum(dim=1))

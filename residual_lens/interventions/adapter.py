@@ -1,17 +1,36 @@
 """What all trainable edits have in common: parameters, and hooks that put them into a forward pass."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
 from residual_lens.hooked.root import Hook
 
 Path = Literal["direct", "stream"]
+
+
+def heads_in_stream(
+    hvit: HookedViT,
+    layer: int,
+    edit: Callable[[Float[Tensor, "batch pos head d_model"]], Float[Tensor, "batch pos head d_model"]],
+) -> Hook:
+    """A hook that edits what the heads of a layer add to the stream, each with its even share of the output bias.
+
+    `hook_result` leaves that share out, while the direct contribution of a head includes it.
+    """
+    attention = hvit.attention(layer)
+
+    def hook_function(results: Tensor, hook: object) -> Tensor:
+        share = attention.b_O / results.shape[-2]
+        return edit(results + share) - share
+
+    return f"blocks.{layer}.attn.hook_result", hook_function
 
 
 class Adapter(nn.Module, ABC):

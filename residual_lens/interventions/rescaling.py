@@ -60,21 +60,29 @@ class Rescaling(nn.Module):
         offset = torch.einsum("ud,ukd->uk", self.mean, self.components)
         return Frame(self.components.mT, self.components, offset, self.mean)
 
-    def stream_frame(self, to_embedding: Float[Tensor, "d_model d_out"], scale: float) -> Frame:
+    def stream_frame(
+        self,
+        to_embedding: Float[Tensor, "d_model d_out"],
+        from_embedding: Float[Tensor, "d_out d_model"],
+        scale: float,
+    ) -> Frame:
         """The frame for stream terms.
 
         A stream term `c` contributes `u = c G / σ` directly. The edit of the stream is the smallest one whose direct
         effect is RD: coordinates `(c G − σ̄ μ) Φᵀ`, written back through the pseudo-inverse of `G`. The final σ of the
         sample is not known yet at this depth, so the mean is brought to the stream's size by its typical value σ̄.
+
+        Args:
+            to_embedding: `G`, float64.
+            from_embedding: its pseudo-inverse, float64.
+            scale: σ̄.
         """
-        g = to_embedding.detach().double()
-        inverse = torch.linalg.pinv(g)
         components, mean = self.components.double(), self.mean.double() * scale
         frame = (
-            torch.einsum("md,ukd->umk", g, components),
-            torch.einsum("ukd,dm->ukm", components, inverse),
+            torch.einsum("md,ukd->umk", to_embedding, components),
+            torch.einsum("ukd,dm->ukm", components, from_embedding),
             torch.einsum("ud,ukd->uk", mean, components),
-            mean @ inverse,
+            mean @ from_embedding,
         )
         return Frame(*(part.to(self.components.dtype) for part in frame))
 

@@ -13,7 +13,7 @@ from residual_lens.bases import Bases, Basis
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.hooked.root import Hook
-from residual_lens.interventions.adapter import Adapter, Path
+from residual_lens.interventions.adapter import Adapter, Path, heads_in_stream
 from residual_lens.interventions.rescaling import Frame, Rescaling
 from residual_lens.interventions.saving import load_folder, save_folder
 from residual_lens.units import Unit
@@ -44,6 +44,10 @@ class ResiDualConfig:
     """Model that the bases were fitted on."""
     fingerprint: str
     """Digest of its weights."""
+
+    def __post_init__(self) -> None:
+        if len(self.units) != len(self.counts):
+            raise InputError(f"{len(self.units)} units have {len(self.counts)} counts of components.")
 
 
 class ResiDual(Adapter):
@@ -162,11 +166,12 @@ class ResiDual(Adapter):
 
     def hooks(self, hvit: HookedViT, path: Path) -> list[Hook]:
         self._check_fits(hvit)
-        rescaled = {rescaling.units[0].direct_hook_name for rescaling in self._rescalings}
-        hooks = [self._direct_hook(r) if path == "direct" else self._stream_hook(r, hvit) for r in self._rescalings]
+        if path == "direct":
+            hooks = [self._direct_hook(rescaling) for rescaling in self._rescalings]
+        else:
+            hooks = self._stream_hooks(hvit)
         if self.config.variant == "residual*":
-            others = {unit.direct_hook_name: None for unit in hvit.units if unit.direct_hook_name not in rescaled}
-            hooks += [(name, _drop) for name in others]
+            hooks += self._dropping_hooks(hvit)
         return hooks
 
     def save(self, folder: str | FilePath) -> None:
@@ -185,8 +190,9 @@ class ResiDual(Adapter):
         try:
             residual.load_state_dict(tensors)
         except RuntimeError as error:
+            reason = " ".join(str(error).split())
             raise InputError(
-                f"{folder}: config.json and model.safetensors do not belong together ({error})."
+                f"{folder}: config.json and model.safetensors do not belong together ({reason})."
             ) from error
         return residual
 
@@ -198,24 +204,32 @@ class ResiDual(Adapter):
 
         return rescaling.units[0].direct_hook_name, edit
 
-    def _stream_hook(self, rescaling: Rescaling, hvit: HookedViT) -> Hook:
-        frame = rescaling.stream_frame(hvit.direct_map(), self.config.scale)
+    def _stream_hooks(self, hvit: HookedViT) -> list[Hook]:
+        to_embedding = hvit.direct_map().detach().double()
+        from_embedding = torch.linalg.pinv(to_embedding)
+        hooks = []
+        for rescaling in self._rescalings:
+            frame = rescaling.stream_frame(to_embedding, from_embedding, self.config.scale)
+            hooks.append(self._stream_hook(rescaling, frame, hvit))
+        return hooks
+
+    def _stream_hook(self, rescaling: Rescaling, frame: Frame, hvit: HookedViT) -> Hook:
         unit = rescaling.units[0]
-        if unit.kind == "mlp":
+        if unit.kind == "head":
+            return heads_in_stream(hvit, cast(int, unit.layer), lambda terms: self._edited(rescaling, frame, terms))
 
-            def edit_mlp(values: Tensor, hook: object) -> Tensor:
-                return self._edited(rescaling, frame, values)
+        def edit_mlp(values: Tensor, hook: object) -> Tensor:
+            return self._edited(rescaling, frame, values)
 
-            return f"blocks.{unit.layer}.hook_mlp_out", edit_mlp
+        return f"blocks.{unit.layer}.hook_mlp_out", edit_mlp
 
-        attention = hvit.attention(cast(int, unit.layer))
-
-        def edit_heads(results: Tensor, hook: object) -> Tensor:
-            # A head's term includes its even share of the output bias, which hook_result leaves out.
-            share = attention.b_O / results.shape[-2]
-            return self._edited(rescaling, frame, results + share) - share
-
-        return f"blocks.{unit.layer}.attn.hook_result", edit_heads
+    def _dropping_hooks(self, hvit: HookedViT) -> list[Hook]:
+        """Hooks that take every unit that is not rescaled out of the embedding."""
+        by_point: dict[str, list[Unit]] = {}
+        for unit in hvit.units:
+            if unit.name not in self.config.units:
+                by_point.setdefault(unit.direct_hook_name, []).append(unit)
+        return [_dropping_hook(name, [unit.index for unit in units]) for name, units in by_point.items()]
 
     def _edited(
         self, rescaling: Rescaling, frame: Frame, values: Float[Tensor, "*leading d"]
@@ -231,7 +245,7 @@ class ResiDual(Adapter):
             return rescale(values[..., None, :])[..., 0, :]
         if heads == list(range(values.shape[-2])):
             return rescale(values)
-        out = values.clone() if pass_rest else torch.zeros_like(values)
+        out = values.clone()
         out[..., heads, :] = rescale(values[..., heads, :])
         return out
 
@@ -299,6 +313,14 @@ def _start(scales: str, bases: list[Basis], counts: list[int], seed: int) -> Flo
     raise InputError(f"scales must be 'randn', 'ones' or 'spectrum', got {scales!r}.")
 
 
-def _drop(values: Tensor, hook: object) -> Tensor:
-    """A unit's contribution removed."""
-    return torch.zeros_like(values)
+def _dropping_hook(point: str, heads: list[int | None]) -> Hook:
+    """A hook that removes contributions at a direct point: those of some heads, or the only one there is."""
+
+    def drop(values: Tensor, hook: object) -> Tensor:
+        if heads == [None]:
+            return torch.zeros_like(values)
+        out = values.clone()
+        out[..., heads, :] = 0
+        return out
+
+    return point, drop

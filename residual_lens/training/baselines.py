@@ -1,20 +1,23 @@
 """The baselines that ResiDual is compared with, as adapters of the same kind."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.hooked.root import Hook
 from residual_lens.interventions import Adapter, Path
+from residual_lens.interventions.adapter import heads_in_stream
 
 
 class Coarse(Adapter):
     """One learned factor per head on its direct contribution: the paper's coarse baseline.
 
-    On the stream path the factor multiplies what the head writes into the stream.
+    On the stream path the factor multiplies what the head adds to the stream, its share of the output bias included.
 
     Example:
         >>> Coarse(n_layers=24, n_heads=16).parameter_count()
@@ -32,14 +35,16 @@ class Coarse(Adapter):
                 f"These factors are for {list(self.scales.shape)} layers × heads, {hvit.cfg.model_name} has "
                 f"[{hvit.cfg.n_layers}, {hvit.cfg.n_heads}]."
             )
-        point = "hook_direct" if path == "direct" else "hook_result"
-        return [(f"blocks.{layer}.attn.{point}", self._scale(layer)) for layer in range(len(self.scales))]
+        layers = range(hvit.cfg.n_layers)
+        if path == "stream":
+            return [heads_in_stream(hvit, layer, partial(self._scaled, layer)) for layer in layers]
+        return [(f"blocks.{layer}.attn.hook_direct", self._direct_edit(layer)) for layer in layers]
 
-    def _scale(self, layer: int) -> Callable[[Tensor, object], Tensor]:
-        def scale(values: Tensor, hook: object) -> Tensor:
-            return values * self.scales[layer].to(values)[:, None]
+    def _direct_edit(self, layer: int) -> Callable[[Tensor, object], Tensor]:
+        return lambda values, hook: self._scaled(layer, values)
 
-        return scale
+    def _scaled(self, layer: int, values: Float[Tensor, "*batch head d"]) -> Float[Tensor, "*batch head d"]:
+        return values * self.scales[layer].to(values)[:, None]
 
 
 class LinearAdapter(Adapter):

@@ -1,7 +1,7 @@
 """What a training loop reads: the same samples, as cached contributions or as images."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
 
 
+@runtime_checkable
 class Samples(Protocol):
     """Labelled samples that a hooked model turns into embeddings, whatever hooks are in force."""
 
@@ -58,12 +59,14 @@ class LiveSamples:
 def cache_samples(
     hvit: HookedViT,
     images: Float[Tensor, "sample 3 height width"],
-    labels: Int[Tensor, "sample"],
+    labels: Int[Tensor, "_"],
     *,
     batch_size: int = 256,
     progress: bool = False,
 ) -> CachedSamples:
     """Decompose images once, so that direct edits train without the backbone.
+
+    Hooks in force take part in what is cached: attach what is to be trained afterwards, or it acts twice.
 
     Args:
         hvit: the model.

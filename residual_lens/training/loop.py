@@ -1,10 +1,12 @@
 """Training of an adapter on a frozen model: cross-entropy to a zero-shot classifier, schedule-free AdamW."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import getLogger
 
 import torch
+from jaxtyping import Int
 from schedulefree import AdamWScheduleFree
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -76,37 +78,51 @@ def train_adapter(
     generator = torch.Generator().manual_seed(seed)
     accuracies, losses = [evaluate(hvit, classifier, validation, adapter=adapter, path=path)], []
     best, best_epoch = _snapshot(adapter), 0
-    with adapter.attached(hvit, path):
-        for epoch in range(1, max_epochs + 1):
-            optimizer.train()
-            total = 0.0
-            for step, rows in enumerate(torch.randperm(len(train.labels), generator=generator).split(batch_size)):
-                rows = rows.to(train.labels.device)
-                loss = cross_entropy(classifier.logits(train.embed(hvit, rows)), train.labels[rows])
-                if not loss.isfinite():
-                    adapter.load_state_dict(best)
-                    raise ResidualLensError(
-                        f"The loss is {float(loss)} at step {step} of epoch {epoch}: lower learning_rate "
-                        f"(it is {learning_rate}). The adapter has its weights of epoch {best_epoch}."
-                    )
-                # Not backward(): the model's own parameters must not gather gradients.
-                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                    parameter.grad = gradient
-                optimizer.step()
-                total += float(loss) * len(rows)
-            # A schedule-free optimizer holds the weights to evaluate and keep only in eval mode.
-            optimizer.eval()
-            losses.append(total / len(train.labels))
-            accuracies.append(_accuracy(hvit, classifier, validation))
-            logger.info("epoch %d: loss %.4f, validation accuracy %.4f", epoch, losses[-1], accuracies[-1])
-            if accuracies[-1] > accuracies[best_epoch]:
-                best, best_epoch = _snapshot(adapter), epoch
-            elif epoch - best_epoch >= patience:
-                break
-    adapter.load_state_dict(best)
-    for parameter in parameters:
-        parameter.grad = None
+    try:
+        with adapter.attached(hvit, path):
+            for epoch in range(1, max_epochs + 1):
+                order = torch.randperm(len(train.labels), generator=generator).to(train.labels.device)
+                losses.append(_train_epoch(hvit, classifier, train, order.split(batch_size), optimizer))
+                accuracies.append(_accuracy(hvit, classifier, validation))
+                logger.info("epoch %d: loss %.4f, validation accuracy %.4f", epoch, losses[-1], accuracies[-1])
+                if accuracies[-1] > accuracies[best_epoch]:
+                    best, best_epoch = _snapshot(adapter), epoch
+                elif epoch - best_epoch >= patience:
+                    break
+    finally:
+        # Also after an error or an interruption: a schedule-free optimizer in train mode holds other weights.
+        adapter.load_state_dict(best)
+        for parameter in parameters:
+            parameter.grad = None
     return TrainingLog(tuple(accuracies), tuple(losses), best_epoch, time.perf_counter() - started)
+
+
+def _train_epoch(
+    hvit: HookedViT,
+    classifier: ZeroShotClassifier,
+    train: Samples,
+    batches: Sequence[Int[Tensor, "_"]],
+    optimizer: AdamWScheduleFree,
+) -> float:
+    """One pass over the training samples; their mean loss. The optimizer is left in eval mode."""
+    optimizer.train()
+    parameters = optimizer.param_groups[0]["params"]
+    total = 0.0
+    for step, rows in enumerate(batches):
+        loss = cross_entropy(classifier.logits(train.embed(hvit, rows)), train.labels[rows].long())
+        if not loss.isfinite():
+            raise ResidualLensError(
+                f"The loss is {loss.item()} at step {step} of an epoch: lower learning_rate (it is "
+                f"{optimizer.param_groups[0]['lr']}). The adapter has the weights that were best on validation."
+            )
+        # Not backward(): the model's own parameters must not gather gradients.
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        total += loss.item() * len(rows)
+    # A schedule-free optimizer holds the weights to evaluate and keep only in eval mode.
+    optimizer.eval()
+    return total / len(train.labels)
 
 
 def evaluate(

@@ -1,0 +1,148 @@
+"""A saved ResiDual comes back as it was, and whatever is damaged is refused with the reason."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from residual_lens.errors import InputError, MismatchError
+from residual_lens.interventions import ResiDual, saving
+from tests.interventions.tiny_bases import bases_for, wrapped
+
+
+@pytest.fixture
+def residual(hvit) -> ResiDual:
+    return ResiDual.from_bases(bases_for(hvit), variant="residual*", explained_variance=0.8, seed=3)
+
+
+@pytest.fixture
+def folder(residual, tmp_path) -> Path:
+    residual.save(tmp_path / "adapters" / "digits")
+    return tmp_path / "adapters" / "digits"
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    saved["config"] |= changes
+    (folder / "config.json").write_text(json.dumps(saved), encoding="utf-8")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", ["direct", "stream"])
+def test_a_saved_residual_gives_the_same_numbers_after_loading(hvit, images, residual, folder, path):
+    loaded = ResiDual.load(folder)
+    assert loaded.config == residual.config
+    assert torch.equal(loaded.scales, residual.scales)
+    with residual.attached(hvit, path=path):
+        expected = hvit(images)
+    with loaded.attached(hvit, path=path):
+        assert torch.equal(hvit(images), expected)
+
+
+def test_only_json_and_safetensors_are_written(folder):
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert (saved["kind"], saved["format"]) == ("ResiDual", 1)
+    assert saved["config"]["variant"] == "residual*"
+
+
+def test_saving_again_replaces_the_older_save(residual, folder):
+    with torch.no_grad():
+        residual.scales += 1
+    residual.save(folder)
+    assert torch.equal(ResiDual.load(folder).scales, residual.scales)
+
+
+def test_a_loaded_residual_is_refused_by_another_model(folder):
+    with pytest.raises(MismatchError, match="other weights"), ResiDual.load(folder).attached(wrapped(seed=1)):
+        pass
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"has no {name}: give a folder that ResiDual.save wrote"):
+        ResiDual.load(folder)
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere has no config.json"):
+        ResiDual.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("damage", ["one bit", "cut short", "empty"])
+def test_damaged_tensors_are_refused(folder, damage):
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes({"one bit": bytes(data), "cut short": bytes(data[:100]), "empty": b""}[damage])
+    with pytest.raises(InputError, match=r"not the file that config.json describes.*Save again"):
+        ResiDual.load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "\udcff"])
+def test_a_damaged_config_is_refused(folder, text):
+    (folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=r"config.json is not JSON"):
+        ResiDual.load(folder)
+
+
+def test_another_kind_or_format_is_refused(folder):
+    for wrong in ('{"kind": "Coarse", "format": 1}', '{"kind": "ResiDual", "format": 2}', "[1, 2]"):
+        (folder / "config.json").write_text(wrong, encoding="utf-8")
+        with pytest.raises(InputError, match="expected kind='ResiDual', format=1"):
+            ResiDual.load(folder)
+
+
+def test_scales_of_another_size_than_the_config_says_are_refused(folder, residual):
+    counts = list(residual.config.counts)
+    counts[0] += 1
+    edit_config(folder, counts=counts)
+    with pytest.raises(InputError, match=r"do not belong together.*scales"):
+        ResiDual.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"counts": [1, 2]}, "9 units have 2 counts"),
+        ({"units": ["L0H0", "head five"], "counts": [1, 1]}, "No unit is called 'head five'"),
+        ({"colour": "red"}, "cannot be read: config has fields .*colour"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(folder, changes, message):
+    edit_config(folder, **changes)
+    with pytest.raises(InputError, match=message):
+        ResiDual.load(folder)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_save_that_fails_half_way_leaves_the_old_one_or_a_clear_error(residual, folder, monkeypatch, file):
+    before = residual.scales.detach().clone()
+    with torch.no_grad():
+        residual.scales += 1
+    write = saving.write_atomically
+
+    def interrupted(path: Path, data: bytes) -> None:
+        if path.name == file:
+            raise OSError("disk full")
+        write(path, data)
+
+    monkeypatch.setattr(saving, "write_atomically", interrupted)
+    with pytest.raises(OSError, match="disk full"):
+        residual.save(folder)
+    if file == "model.safetensors":
+        assert torch.equal(ResiDual.load(folder).scales, before)
+    else:
+        with pytest.raises(InputError, match="the save was interrupted"):
+            ResiDual.load(folder)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    target = tmp_path / "file"
+    saving.write_atomically(target, b"old")
+    monkeypatch.setattr(saving.os, "fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        saving.write_atomically(target, b"new")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"old")]

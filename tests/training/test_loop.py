@@ -1,0 +1,254 @@
+"""train_adapter learns, stops, keeps the best and leaves nothing behind."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from residual_lens.errors import InputError, MismatchError, ResidualLensError
+from residual_lens.interventions import ResiDual
+from residual_lens.training import CachedSamples, Coarse, LinearAdapter, LiveSamples, evaluate, train_adapter
+from residual_lens.training.data import cache_samples
+from tests.interventions.tiny_bases import bases_for, hooks_in_force
+from tests.tolerances import FLOAT32_TOL
+from tests.training.toy import ScriptedValidation, toy_classifier, toy_split
+
+
+@pytest.fixture
+def classifier(hvit):
+    return toy_classifier(hvit)
+
+
+@pytest.fixture
+def train(hvit) -> CachedSamples:
+    return cache_samples(hvit, *toy_split(hvit, 60, seed=1))
+
+
+@pytest.fixture
+def validation(hvit) -> CachedSamples:
+    return cache_samples(hvit, *toy_split(hvit, 30, seed=2))
+
+
+def residual_for(hvit, **options) -> ResiDual:
+    return ResiDual.from_bases(bases_for(hvit), **options)
+
+
+ADAPTERS = {
+    "coarse": lambda hvit: Coarse(3, 3),
+    "residual*": lambda hvit: residual_for(hvit, variant="residual*"),
+    "residual": lambda hvit: residual_for(hvit),
+    "linear": lambda hvit: LinearAdapter(hvit.cfg.d_out),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_every_adapter_learns_a_toy_task(hvit, classifier, train, validation, name):
+    adapter = ADAPTERS[name](hvit)
+    before = evaluate(hvit, classifier, validation, adapter=adapter)
+    log = train_adapter(adapter, hvit, classifier, train=train, validation=validation, learning_rate=0.1, batch_size=20)
+    after = evaluate(hvit, classifier, validation, adapter=adapter)
+    assert log.validation_accuracy[0] == before
+    assert after == log.validation_accuracy[log.best_epoch] == max(log.validation_accuracy)
+    assert after >= before + 0.1
+    assert log.train_loss[-1] < log.train_loss[0]
+    assert len(log.validation_accuracy) == len(log.train_loss) + 1
+    assert log.seconds > 0
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_scaled_cosines(hvit, classifier, train, validation):
+    adapter = LinearAdapter(hvit.cfg.d_out)
+    embedding = train.decomposition.total().double()
+    cosines = embedding @ classifier.weights.double().T / embedding.norm(dim=-1, keepdim=True)
+    expected = float(cross_entropy(classifier.logit_scale * cosines, train.labels))
+    log = train_adapter(adapter, hvit, classifier, train=train, validation=validation, max_epochs=1, batch_size=60)
+    assert log.train_loss == pytest.approx((expected,), rel=FLOAT32_TOL)
+    # Uneven batches must weigh by their size; at this rate nothing moves meanwhile.
+    log = train_adapter(
+        LinearAdapter(hvit.cfg.d_out),
+        hvit,
+        classifier,
+        train=train,
+        validation=validation,
+        max_epochs=1,
+        batch_size=37,
+        learning_rate=1e-12,
+    )
+    assert log.train_loss == pytest.approx((expected,), rel=FLOAT32_TOL)
+
+
+def test_the_seed_decides_the_outcome(hvit, classifier, train, validation):
+    results = []
+    for seed in (0, 0, 1):
+        adapter = residual_for(hvit)
+        train_adapter(
+            adapter,
+            hvit,
+            classifier,
+            train=train,
+            validation=validation,
+            max_epochs=3,
+            batch_size=20,
+            learning_rate=0.1,
+            seed=seed,
+        )
+        results.append(adapter.scales.detach())
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def recording(adapter: Coarse, validation: ScriptedValidation) -> list[torch.Tensor]:
+    """The factors at every evaluation from here on: what a schedule-free optimizer shows in eval mode."""
+    seen, embed = [], validation.embed
+
+    def recorded(hvit, rows):
+        seen.append(adapter.scales.detach().clone())
+        return embed(hvit, rows)
+
+    validation.embed = recorded
+    return seen
+
+
+def test_training_stops_after_patience_and_keeps_the_best_weights(hvit, classifier, train):
+    accuracies = [0.2, 0.5, 0.3, 0.6, 0.6, 0.4, 0.5, 0.9, 0.9]
+    adapter, validation = Coarse(3, 3), ScriptedValidation(classifier, accuracies)
+    seen = recording(adapter, validation)
+    log = train_adapter(adapter, hvit, classifier, train=train, validation=validation, patience=3, learning_rate=0.05)
+    # The rise at epoch 3 is the best; being equal at epoch 4 is no rise; epoch 7 would have been one.
+    assert log.validation_accuracy == pytest.approx(accuracies[:7])
+    assert log.best_epoch == 3
+    assert torch.equal(adapter.scales, seen[3])
+    assert not torch.equal(seen[3], seen[6])
+
+
+def test_weights_of_the_start_are_kept_where_nothing_was_better(hvit, classifier, train):
+    adapter = Coarse(3, 3)
+    validation = ScriptedValidation(classifier, [0.5, 0.4, 0.5])
+    log = train_adapter(adapter, hvit, classifier, train=train, validation=validation, max_epochs=2, learning_rate=0.1)
+    assert log.best_epoch == 0
+    assert torch.equal(adapter.scales, torch.ones(3, 3))
+
+
+def test_training_stops_at_the_last_epoch(hvit, classifier, train):
+    validation = ScriptedValidation(classifier, [0.1 * step for step in range(10)])
+    log = train_adapter(Coarse(3, 3), hvit, classifier, train=train, validation=validation, max_epochs=4)
+    assert (len(log.train_loss), log.best_epoch) == (4, 4)
+
+
+def test_the_model_is_neither_changed_nor_given_gradients(hvit, classifier, train, validation):
+    before, mode = hvit.fingerprint(), hvit.training
+    adapter = residual_for(hvit)
+    images, labels = toy_split(hvit, 12, seed=3)
+    for samples in (train, LiveSamples(images, labels)):
+        train_adapter(adapter, hvit, classifier, train=samples, validation=validation, max_epochs=2)
+    assert hvit.fingerprint() == before
+    assert hvit.training == mode
+    assert all(parameter.grad is None for parameter in hvit.parameters())
+    assert all(parameter.requires_grad for parameter in hvit.parameters())
+    assert all(parameter.grad is None for parameter in adapter.parameters())
+    assert hooks_in_force(hvit) == 0
+
+
+class Failing:
+    """Training samples that fail from a certain batch on."""
+
+    def __init__(self, samples: CachedSamples, after: int, error: BaseException | None) -> None:
+        self.labels, self._samples, self._left, self._error = samples.labels, samples, after, error
+
+    def embed(self, hvit, rows):
+        self._left -= 1
+        embedding = self._samples.embed(hvit, rows)
+        if self._left >= 0:
+            return embedding
+        if self._error:
+            raise self._error
+        return embedding * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (None, ResidualLensError, r"loss is nan at step 1 .*lower learning_rate .it is 0.05.*best on validation"),
+        (KeyboardInterrupt("stopped"), KeyboardInterrupt, "stopped"),
+    ],
+)
+def test_best_weights_are_kept_after_a_nan_loss_or_an_interruption(hvit, classifier, train, error, expected, message):
+    adapter, validation = Coarse(3, 3), ScriptedValidation(classifier, [0.2, 0.9, 0.3, 0.4])
+    seen = recording(adapter, validation)
+    with pytest.raises(expected, match=message):
+        train_adapter(
+            adapter,
+            hvit,
+            classifier,
+            train=Failing(train, 10, error),
+            validation=validation,
+            batch_size=20,
+            learning_rate=0.05,
+        )
+    assert len(seen) == 4
+    assert torch.equal(adapter.scales, seen[1])
+    assert all(parameter.grad is None for parameter in adapter.parameters())
+    assert hooks_in_force(hvit) == 0
+
+
+def test_stream_training_on_images_lowers_the_loss(hvit, classifier):
+    train, validation = (LiveSamples(*toy_split(hvit, n, seed=n)) for n in (24, 12))
+    adapter = residual_for(hvit, scales="ones", keep_mean=True)
+    log = train_adapter(
+        adapter,
+        hvit,
+        classifier,
+        train=train,
+        validation=validation,
+        path="stream",
+        learning_rate=0.05,
+        max_epochs=8,
+        batch_size=12,
+    )
+    assert log.train_loss[-1] < 0.8 * log.train_loss[0]
+    accuracy = evaluate(hvit, classifier, validation, adapter=adapter, path="stream")
+    assert accuracy == max(log.validation_accuracy)
+
+
+@pytest.mark.parametrize("name", ["residual*", "residual", "coarse"])
+def test_cached_samples_are_refused_on_the_stream_path(hvit, classifier, train, validation, name):
+    adapter = ADAPTERS[name](hvit)
+    with pytest.raises(MismatchError, match=r"which a stored decomposition cannot answer.*LiveSamples"):
+        train_adapter(adapter, hvit, classifier, train=train, validation=validation, path="stream")
+    with pytest.raises(MismatchError, match="which a stored decomposition cannot answer"):
+        evaluate(hvit, classifier, validation, adapter=adapter, path="stream")
+    assert hooks_in_force(hvit) == 0
+
+
+def relabelled(samples: CachedSamples, labels: torch.Tensor) -> CachedSamples:
+    return CachedSamples(samples.decomposition, labels)
+
+
+def test_labels_of_another_integer_type_are_taken(hvit, classifier, train, validation):
+    log = train_adapter(
+        Coarse(3, 3),
+        hvit,
+        classifier,
+        train=relabelled(train, train.labels.int()),
+        validation=relabelled(validation, validation.labels.int()),
+        max_epochs=1,
+    )
+    assert len(log.train_loss) == 1
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda labels: labels + 1, "run from 1 to 3, but the classifier has 3 classes"),
+        (lambda labels: labels - 1, "run from -1 to 1, but the classifier has 3 classes"),
+        (lambda labels: labels[:0], "split is empty"),
+    ],
+)
+def test_labels_that_are_no_classes_and_empty_splits_are_refused(
+    hvit, classifier, train, validation, split, change, message
+):
+    splits = {"train": train, "validation": validation}
+    splits[split] = relabelled(splits[split], change(splits[split].labels))
+    adapter = Coarse(3, 3)
+    with pytest.raises(InputError, match=f"{split} split.*{message}" if "run" in message else f"{split} {message}"):
+        train_adapter(adapter, hvit, classifier, **splits)
+    assert torch.equal(adapter.scales, torch.ones(3, 3))
