@@ -100,6 +100,14 @@ def weights_of(hvit: HookedViT) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in hvit.source.state_dict().items()}
 
 
+@pytest.mark.parametrize("point", [point for point in BLOCK if not point.endswith("direct")])
+def test_a_token_point_of_the_last_block_alone_makes_it_run_at_every_token(point):
+    hvit = HookedViT.wrap(tiny_tower("ViT-B-16"))
+    _, cache = hvit.run_with_cache(tiny_images(hvit.parts.tower), names_filter=f"blocks.2.{point}")
+    shape = cache[f"blocks.2.{point}"].shape
+    assert shape[2 if point in ("attn.hook_attn_scores", "attn.hook_pattern") else 1] == hvit.cfg.n_ctx
+
+
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_reading_changes_nothing_and_editing_changes_the_output_until_removed(kind, name):
     hvit = HookedViT.wrap(tiny_tower(kind))

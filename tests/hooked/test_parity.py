@@ -125,7 +125,7 @@ def test_attention_dropout_acts_in_train_mode_only():
     hvit = HookedViT.wrap(tower)
     assert_close(hvit(images), tower(images), FLOAT32_TOL)
     tower.train()
-    for names in ([], ["blocks.0.attn.hook_pattern"]):
+    for names in ([], [f"blocks.{layer}.attn.hook_pattern" for layer in range(3)]):
         with listening(hvit, *names):
             torch.manual_seed(1)
             first = hvit(images)
