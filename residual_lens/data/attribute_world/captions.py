@@ -16,13 +16,13 @@ NAMING_RATES: dict[str, float] = {
     "texture": 0.70,
     "digit": 0.80,
     "letter": 0.80,
-    "size": 0.04,
-    "position": 0.04,
-    "orientation": 0.04,
+    "size": 0.03,
+    "position": 0.06,
+    "orientation": 0.05,
 }
-"""Chance that a caption names an attribute of its image; one of the last three is in every ninth caption or so."""
+"""Chance that a caption names an attribute of its image; one of the last three is in every eighth caption or so."""
 
-CONTRAST_RATES: dict[str, float] = {"size": 0.05, "position": 0.4, "orientation": 0.15}
+CONTRAST_RATES: dict[str, float] = {"size": 0.05, "orientation": 0.6}
 """Chance that a caption which names an attribute counts as false of an image differing in it alone.
 
 A batch of web photographs hardly ever holds two pictures that differ in nothing but the size or place of the object,
