@@ -137,6 +137,9 @@ def test_a_caption_fits_its_own_image_and_no_image_that_it_contradicts():
     captions = write_captions(scenes, generator(1))
     compatible = captions.compatible_with(scenes, scenes)
     assert compatible.diagonal().all()
+    lenient = write_captions(scenes, generator(1), contrast_rates={"colour": 0.0})
+    assert lenient.texts == captions.texts
+    assert lenient.compatible_with(scenes, scenes).sum() > compatible.sum()
     colour, named = scenes.labels["colour"], captions.named["colour"]
     assert not compatible[(colour[:, None] != colour) & named].any()
 

@@ -22,13 +22,6 @@ NAMING_RATES: dict[str, float] = {
 }
 """Chance that a caption names an attribute of its image; one of the last three is in every eighth caption or so."""
 
-CONTRAST_RATES: dict[str, float] = {"size": 0.05, "orientation": 0.6}
-"""Chance that a caption which names an attribute counts as false of an image differing in it alone.
-
-A batch of web photographs hardly ever holds two pictures that differ in nothing but the size or place of the object,
-so CLIP is hardly ever corrected on those words; a batch of these simple scenes always does. Attributes not listed: 1.
-"""
-
 OPENINGS: tuple[str, ...] = ("", "a photo of ", "a picture of ", "an image of ", "this is ", "there is ")
 ARTICLES: tuple[str, ...] = ("a", "the", "one")
 NOUNS: tuple[str, ...] = ("thing", "object")
@@ -60,7 +53,7 @@ class Captions:
     named: dict[str, Bool[Tensor, "batch"]]
     """One mask per attribute."""
     contrasted: dict[str, Bool[Tensor, "batch"]]
-    """The part of `named` that can make a caption false of an image; see `CONTRAST_RATES`."""
+    """The part of `named` that can make a caption false of an image; see `write_captions`."""
 
     def compatible_with(self, scenes: Scenes, captioned: Scenes) -> Bool[Tensor, "batch caption"]:
         """Which captions say nothing false enough about which images, so that a contrastive loss spares these pairs.
@@ -77,14 +70,24 @@ class Captions:
 
 
 def write_captions(
-    scenes: Scenes, generator: torch.Generator, *, naming_rates: dict[str, float] | None = None
+    scenes: Scenes,
+    generator: torch.Generator,
+    *,
+    naming_rates: dict[str, float] | None = None,
+    contrast_rates: dict[str, float] | None = None,
 ) -> Captions:
     """One caption for every scene, naming each of its attributes by chance and always at least one.
+
+    A batch of web photographs hardly ever holds two pictures that differ in nothing but the object's size or place,
+    so CLIP is hardly ever corrected on those words; a batch of these simple scenes always does. A contrast rate below 1
+    makes up for that: only this share of the captions that name an attribute count as false of an image that differs
+    in it alone.
 
     Args:
         scenes: what the captions are about.
         generator: the source of chance, on the CPU.
-        naming_rates: chance of each attribute; `NAMING_RATES` by default, missing attributes are never named.
+        naming_rates: chance that an attribute is named; attributes left out keep their `NAMING_RATES`.
+        contrast_rates: chance that a named attribute is also contrasted; attributes left out are always.
 
     >>> from residual_lens.data.attribute_world.scenes import sample_scenes
     >>> generator = torch.Generator().manual_seed(3)
@@ -92,11 +95,11 @@ def write_captions(
     >>> len(captions.texts), sorted(captions.named) == sorted(ATTRIBUTES)
     (2, True)
     """
-    rates = NAMING_RATES if naming_rates is None else naming_rates
+    naming_rates, contrast_rates = NAMING_RATES | (naming_rates or {}), contrast_rates or {}
     n_scenes = len(scenes)
     dice = torch.rand(n_scenes, len(ATTRIBUTES), generator=generator)
     named = {
-        name: (dice[:, index] < rates.get(name, 0.0)) & (scenes.labels[name] >= 0)
+        name: (dice[:, index] < naming_rates[name]) & (scenes.labels[name] >= 0)
         for index, name in enumerate(ATTRIBUTES)
     }
     silent = ~torch.stack(list(named.values())).any(0)
@@ -105,7 +108,7 @@ def write_captions(
 
     weighed = torch.rand(n_scenes, len(ATTRIBUTES), generator=generator)
     contrasted = {
-        name: mask & (weighed[:, index] < CONTRAST_RATES.get(name, 1.0))
+        name: mask & (weighed[:, index] < contrast_rates.get(name, 1.0))
         for index, (name, mask) in enumerate(named.items())
     }
     style = torch.rand(n_scenes, 5, generator=generator).tolist()
