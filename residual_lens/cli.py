@@ -15,7 +15,7 @@ from residual_lens.errors import ResidualLensError
 def demo(out: Path = Path("demo"), seed: int = 0, tasks: tuple[str, ...] = ()) -> None:
     """Decompose, analyse and adapt the shipped model on real and rendered tasks; write a table and a figure.
 
-    Examples:
+    In a shell:
         residual-lens demo
         residual-lens demo --tasks digits attributes:position --seed 1 --out /tmp/demo
 
@@ -32,7 +32,7 @@ def demo(out: Path = Path("demo"), seed: int = 0, tasks: tuple[str, ...] = ()) -
 def list_tasks() -> None:
     """List the tasks by name.
 
-    Examples:
+    In a shell:
         residual-lens tasks
     """
     from residual_lens.data import task_names
@@ -43,7 +43,7 @@ def list_tasks() -> None:
 def hook_points(model: str = "attribute-clip") -> None:
     """List a model's hook points with the shape of what they see, for one image.
 
-    Examples:
+    In a shell:
         residual-lens hooks
         residual-lens hooks --model open_clip:ViT-B-16/openai
 

@@ -1,6 +1,7 @@
 """ResiDual: learned factors on the principal components of units (Basile et al., arXiv 2411.00246)."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, groupby
 from pathlib import Path as FilePath
 from typing import Literal, cast
@@ -235,11 +236,13 @@ class ResiDual(Adapter):
         self, rescaling: Rescaling, frame: Frame, values: Float[Tensor, "*leading d"]
     ) -> Float[Tensor, "*leading d"]:
         """All values at a hook point after the edit of those that the bases cover."""
-        pass_rest = self.config.variant == "residual"
-
-        def rescale(part: Float[Tensor, "*batch unit d"]) -> Float[Tensor, "*batch unit d"]:
-            return rescaling.rescale(part, frame, self.scales, pass_rest=pass_rest, keep_mean=self.config.keep_mean)
-
+        rescale = partial(
+            rescaling.rescale,
+            frame=frame,
+            scales=self.scales,
+            pass_rest=self.config.variant == "residual",
+            keep_mean=self.config.keep_mean,
+        )
         heads = [unit.index for unit in rescaling.units]
         if heads == [None]:
             return rescale(values[..., None, :])[..., 0, :]

@@ -29,7 +29,7 @@ def demo_figure(
         change: share of the edit's energy of each head (last column: the MLP), averaged over tasks; sums to 1.
         title: stands above both panels.
     """
-    figure = Figure(figsize=(12, 1.6 + 0.36 * len(tasks)), layout="constrained")
+    figure = Figure(figsize=(12, max(3.6, 1.6 + 0.36 * len(tasks))), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
@@ -54,7 +54,7 @@ def accuracy_panel(axes: Axes, tasks: Mapping[str, Mapping[str, Any]]) -> None:
                 row,
                 marker=marker,
                 color=colour,
-                markersize=7 if name in ("zero-shot", "residual") else 5,
+                markersize=8 if name in ("zero-shot", "residual") else 6,
                 linestyle="none",
                 markeredgecolor="white",
                 markeredgewidth=0.6,
@@ -70,8 +70,9 @@ def accuracy_panel(axes: Axes, tasks: Mapping[str, Mapping[str, Any]]) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=6, frameon=False, handletextpad=0.2, columnspacing=1.2
+    # The figure's, because the layout keeps what lies outside the axes clear of their labels, however many tasks.
+    axes.get_figure(root=True).legend(
+        loc="outside lower left", ncols=6, frameon=False, handletextpad=0.2, columnspacing=1.2
     )
 
 

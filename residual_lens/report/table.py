@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 Results = Mapping[str, Any]
@@ -17,22 +18,22 @@ def results_table(tasks: Mapping[str, Results], *, title: str) -> Table:
         title: stands above the table.
     """
     methods = list(next(iter(tasks.values()))["methods"])
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column("task")
-    for name in ("test", "chance"):
-        table.add_column(name, justify="right", style="dim")
+    # Narrow enough for 80 columns, and nothing cut off where it is not.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("task", overflow="fold")
+    table.add_column("chance", justify="right", style="dim", no_wrap=True)
     for method in methods:
-        table.add_column(method, justify="right")
+        table.add_column(method, justify="right", no_wrap=True)
     for task, result in tasks.items():
         accuracies = [result["methods"][method]["accuracy"] for method in methods]
         cells = [_percent(accuracy, best=accuracy == max(accuracies)) for accuracy in accuracies]
-        table.add_row(task, str(result["n_test"]), _percent(result["chance"]), *cells)
+        table.add_row(task, _percent(result["chance"]), *cells)
     table.add_section()
     means = [_mean(tasks, method, "accuracy") for method in methods]
     chance = sum(result["chance"] for result in tasks.values()) / len(tasks)
-    table.add_row("average", "", _percent(chance), *(_percent(mean, best=mean == max(means)) for mean in means))
-    table.add_row("parameters", "", "", *(_span(tasks, method) for method in methods))
-    table.add_row("seconds a task", "", "", *(f"{_mean(tasks, method, 'seconds'):.1f}" for method in methods))
+    table.add_row("average", _percent(chance), *(_percent(mean, best=mean == max(means)) for mean in means))
+    table.add_row("parameters", "", *(_span(tasks, method) for method in methods))
+    table.add_row("seconds a task", "", *(f"{_mean(tasks, method, 'seconds'):.1f}" for method in methods))
     return table
 
 

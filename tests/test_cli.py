@@ -1,0 +1,123 @@
+"""The command: help with examples, user errors in one line with exit code 2, thin subcommands."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from residual_lens import cli
+from residual_lens.data import task_names
+from residual_lens.errors import InputError
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command in this process; gives exit code, standard output and error."""
+
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["residual-lens", *arguments])
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setenv("NO_COLOR", "1")
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run_command
+
+
+@pytest.mark.parametrize("subcommand", ["demo", "tasks", "hooks"])
+def test_help_of_every_subcommand_has_an_example(run, subcommand):
+    code, out, _ = run(subcommand, "--help")
+    assert code == 0
+    description = out.split("options", 1)[0]
+    assert f"\n    residual-lens {subcommand}" in description.split("In a shell:")[1]
+
+
+def test_help_lists_every_subcommand_with_what_it_does(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for word in ("demo", "tasks", "hooks", "Decompose, analyse and adapt", "List the tasks", "List a model's hook"):
+        assert word in out
+
+
+def test_tasks_lists_every_task(run):
+    code, out, _ = run("tasks")
+    assert code == 0
+    assert tuple(out.split()) == task_names()
+
+
+def test_hooks_lists_every_hook_point_with_its_shape(run):
+    code, out, _ = run("hooks")
+    assert code == 0
+    for word in ("blocks.0.attn.hook_z", "blocks.5.hook_mlp_direct", "ln_final.hook_scale", "hook_image_embed"):
+        assert word in out
+    assert "1 × 17 × 6 × 24" in out
+
+
+def test_demo_passes_its_options_on(run, monkeypatch, tmp_path):
+    from residual_lens import demo
+
+    calls = []
+    monkeypatch.setattr(demo, "run_demo", lambda out, **options: calls.append((out, options)))
+    assert run("demo", "--tasks", "digits", "attributes:size", "--seed", "3", "--out", str(tmp_path))[0] == 0
+    assert run("demo")[0] == 0
+    assert calls == [
+        (tmp_path, {"seed": 3, "tasks": ("digits", "attributes:size")}),
+        (Path("demo"), {"seed": 0, "tasks": None}),
+    ]
+
+
+def test_an_unknown_task_is_one_line_without_a_traceback(run, tmp_path):
+    code, out, err = run("demo", "--tasks", "digits", "attributes:flavour", "--out", str(tmp_path / "out"))
+    assert (code, out) == (2, "")
+    assert err.startswith("residual-lens: Unknown tasks attributes:flavour; known are digits, ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_model_is_one_line_without_a_traceback(run):
+    code, out, err = run("hooks", "--model", "open_clip:ViT-B-17/openai")
+    assert (code, out) == (2, "")
+    assert err.startswith("residual-lens: ")
+    assert "ViT-B-16" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["shape [batch, 3, 32, 32]", "['digits']", "a [/closing] tag", "[bold]not meant[/bold]"]
+)
+def test_brackets_in_a_message_are_printed_as_they_are(run, monkeypatch, text):
+    def fails(*args, **kwargs):
+        raise InputError(f"got {text}")
+
+    monkeypatch.setattr("residual_lens.data.task_names", fails)
+    code, _, err = run("tasks")
+    assert (code, err) == (2, f"residual-lens: got {text}\n")
+
+
+def test_an_interruption_exits_quietly(run, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("residual_lens.data.task_names", interrupted)
+    assert run("tasks") == (130, "", "")
+
+
+def test_a_programming_error_keeps_its_traceback(run, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("residual_lens.data.task_names", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run("tasks")
+
+
+def test_an_unknown_option_is_refused_with_exit_code_two(run):
+    code, _, err = run("demo", "--sede", "3")
+    assert code == 2
+    assert "--sede" in err
+    assert "--seed" in err
