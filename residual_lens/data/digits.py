@@ -30,16 +30,16 @@ def load_digit_splits(n_images: Sequence[int], *, image_size: int, seed: int) ->
     """
     from sklearn.datasets import load_digits
 
-    scans = load_digits()
-    if sum(n_images) > len(scans.target):
+    pixels, classes = load_digits(return_X_y=True)
+    if sum(n_images) > len(classes):
         raise InputError(
             f"got splits of {' + '.join(map(str, n_images))} = {sum(n_images)} images, expected at most "
-            f"{len(scans.target)}: there are no more scans; ask for fewer."
+            f"{len(classes)}: there are no more scans; ask for fewer."
         )
     if image_size < 8:
         raise InputError(f"got image_size={image_size}, expected at least 8 pixels, the size of a scan.")
-    images = _enlarge(torch.from_numpy(scans.images).float() / 16, image_size)
-    labels = torch.from_numpy(scans.target)
+    images = _enlarge(torch.from_numpy(pixels).float().reshape(-1, 8, 8) / 16, image_size)
+    labels = torch.from_numpy(classes)
     order = _interleaved_order(labels, torch.Generator().manual_seed(seed))
     return [
         ImageSplit(images=images[chosen], labels=labels[chosen])

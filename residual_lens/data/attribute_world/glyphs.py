@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from residual_lens.data.attribute_world.vocabulary import DIGITS, LETTERS, SHAPES
@@ -63,23 +63,23 @@ def symbol_cells(labels: dict[str, Int[Tensor, "batch"]], font: Float[Tensor, "b
     return torch.where(labels["shape"] >= 0, labels["shape"], cell)
 
 
-def _signed_distance(mask: np.ndarray) -> np.ndarray:
+def _signed_distance(mask: Bool[np.ndarray, "y x"]) -> Float[np.ndarray, "cell_y cell_x"]:
     """Distance to the mask's edge, negative inside, averaged down to one cell."""
     from scipy.ndimage import distance_transform_edt
 
-    distance = distance_transform_edt(~mask) - distance_transform_edt(mask)
+    distance = np.asarray(distance_transform_edt(~mask)) - np.asarray(distance_transform_edt(mask))
     small = distance.reshape(CELL, OVERSAMPLING, CELL, OVERSAMPLING).mean((1, 3))
     return (small * 2 * EXTENT / mask.shape[0]).astype(np.float32)
 
 
-def _glyph_mask(font: str, character: str) -> np.ndarray:
+def _glyph_mask(font: str, character: str) -> Bool[np.ndarray, "y x"]:
     """One character, centred, its longer side spanning [-1, 1]."""
     import matplotlib
     from PIL import Image, ImageDraw
 
     side = CELL * OVERSAMPLING
     face = _typeface(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"))
-    left, top, right, bottom = face.getbbox(character)
+    left, top, right, bottom = (round(edge) for edge in face.getbbox(character))
     canvas = Image.new("L", (right - left, bottom - top), 0)
     ImageDraw.Draw(canvas).text((-left, -top), character, fill=255, font=face)
     scale = side / EXTENT / max(canvas.size)
@@ -97,7 +97,7 @@ def _typeface(path: str):
     return ImageFont.truetype(path, 128)
 
 
-def _shape_mask(shape: str) -> np.ndarray:
+def _shape_mask(shape: str) -> Bool[np.ndarray, "y x"]:
     """One shape as a binary mask on the map's square, its extent about [-1, 1]."""
     side = CELL * OVERSAMPLING
     axis = (np.arange(side) + 0.5) / side * 2 * EXTENT - EXTENT
@@ -112,8 +112,10 @@ def _shape_mask(shape: str) -> np.ndarray:
     return _inside(_POLYGONS[shape], x, y)
 
 
-def _inside(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Even-odd rule for a polygon `[corner, xy]`."""
+def _inside(
+    corners: Float[np.ndarray, "corner xy"], x: Float[np.ndarray, "y x"], y: Float[np.ndarray, "y x"]
+) -> Bool[np.ndarray, "y x"]:
+    """Even-odd rule: a point is inside if a ray from it crosses the polygon an odd number of times."""
     inside = np.zeros(x.shape, dtype=bool)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         crosses = (y0 > y) != (y1 > y)
@@ -122,7 +124,8 @@ def _inside(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return inside
 
 
-def _star() -> np.ndarray:
+def _star() -> Float[np.ndarray, "corner xy"]:
+    """Five spikes, the first one up."""
     angle = np.arange(10) * math.pi / 5 - math.pi / 2
     radius = np.where(np.arange(10) % 2 == 0, 1.08, 0.46)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
