@@ -214,8 +214,11 @@ class HeadFrames:
     """Isometric low-rank coordinates of heads' direct contributions.
 
     A head's contribution is `u = f A` with features `f = [z/σ, 1/σ]`. With `Aᵀ = Q R` the coordinates `f Rᵀ` have the
-    norms, distances and inner products of `u` in `rank ≤ d_head + 1` dimensions, and `u = coordinates Qᵀ`. So PCA,
-    neighbours and pursuit on coordinates are those on contributions, exactly, for a fraction of the cost.
+    norms, distances and inner products of `u`, and `u = coordinates Qᵀ`. So PCA, neighbours and pursuit on coordinates
+    are those on contributions, exactly, for a fraction of the cost.
+
+    The rank is at most `d_head + 1` for centring "own" and two more for "uniform" (whose features have `m/σ` and 1 as
+    well); attention pooling has `d_head + 1` features for each of its heads. It is never more than `d_out`.
     """
 
     units: tuple[str, ...]
@@ -252,7 +255,16 @@ class HeadFrames:
         return cls(names, q.mT.contiguous(), r.mT.contiguous())
 
     def coordinates(self, features: Float[Tensor, "batch unit feature"]) -> Float[Tensor, "batch unit rank"]:
-        """Features (`UnitTerms.head_features`) to coordinates, in the features' dtype."""
+        """Features (`UnitTerms.head_features`) to coordinates, in the features' dtype.
+
+        Raises:
+            MismatchError: features of another centring or model.
+        """
+        if features.shape[1:] != self.mixing.shape[:2]:
+            raise MismatchError(
+                f"These frames take [unit feature] {list(self.mixing.shape[:2])}, got {list(features.shape[1:])}: features "
+                "and frames must come from the same model with the same centring."
+            )
         mixing = self.mixing.to(features)
         return einsum(features, mixing, "batch unit feature, unit feature rank -> batch unit rank")
 

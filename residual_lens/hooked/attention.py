@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens.hook_points import HookPoint
 
-from residual_lens.hooked.norm import fire, is_hooked
 from residual_lens.hooked.parts import AttentionParts
+from residual_lens.hooked.points import Point
 
 
 class Attended(NamedTuple):
@@ -33,14 +32,14 @@ class HookedAttention(nn.Module):
     def __init__(self, parts: AttentionParts) -> None:
         super().__init__()
         self.parts = parts
-        self.hook_q = HookPoint()
-        self.hook_k = HookPoint()
-        self.hook_v = HookPoint()
-        self.hook_attn_scores = HookPoint()
-        self.hook_pattern = HookPoint()
-        self.hook_z = HookPoint()
-        self.hook_result = HookPoint()
-        self.hook_direct = HookPoint()
+        self.hook_q = Point()
+        self.hook_k = Point()
+        self.hook_v = Point()
+        self.hook_attn_scores = Point()
+        self.hook_pattern = Point()
+        self.hook_z = Point()
+        self.hook_result = Point()
+        self.hook_direct = Point()
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
@@ -58,8 +57,8 @@ class HookedAttention(nn.Module):
         """Attention from `queries` to `context`; pass one tensor twice for all positions."""
         q, k, v = self.parts.qkv(queries, context)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        z = fire(self.hook_z, self._mix(q, k, v))
-        if not is_hooked(self.hook_result):
+        z = self.hook_z.on_copy(self._mix(q, k, v))
+        if not self.hook_result.is_hooked:
             return Attended(self.parts.output(z), z, written=False)
         result = self.hook_result(einsum(z, self.W_O, "batch pos head d, head d d_model -> batch pos head d_model"))
         b_o = self.b_O
@@ -72,11 +71,11 @@ class HookedAttention(nn.Module):
         v: Float[Tensor, "batch pos head d_head"],
     ) -> Float[Tensor, "batch query head d_head"]:
         dropout = self.parts.dropout()
-        if not is_hooked(self.hook_attn_scores, self.hook_pattern):
+        if not (self.hook_attn_scores.is_hooked or self.hook_pattern.is_hooked):
             q, k, v = (x.transpose(1, 2) for x in (q, k, v))
             return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)
         scaled = q * q.shape[-1] ** -0.5
         scores = einsum(scaled, k, "batch query head d, batch pos head d -> batch head query pos")
-        pattern = fire(self.hook_pattern, torch.softmax(self.hook_attn_scores(scores), dim=-1))
+        pattern = self.hook_pattern.on_copy(torch.softmax(self.hook_attn_scores(scores), dim=-1))
         pattern = F.dropout(pattern, dropout) if dropout else pattern
         return einsum(pattern, v, "batch head query pos, batch pos head d -> batch query head d")

@@ -1,15 +1,14 @@
 """One pre-norm transformer block and its MLP."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens.hook_points import HookPoint
 
 from residual_lens.hooked.attention import HookedAttention
-from residual_lens.hooked.norm import HookedLayerNorm, is_hooked
+from residual_lens.hooked.norm import HookedLayerNorm
 from residual_lens.hooked.parts import BlockParts, MLPParts
+from residual_lens.hooked.points import Point
 
 
 class HookedMLP(nn.Module):
@@ -18,8 +17,8 @@ class HookedMLP(nn.Module):
     def __init__(self, parts: MLPParts) -> None:
         super().__init__()
         self.parts = parts
-        self.hook_pre = HookPoint()
-        self.hook_post = HookPoint()
+        self.hook_pre = Point()
+        self.hook_post = Point()
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         pre = self.hook_pre(self.parts.pre(x))
@@ -35,28 +34,22 @@ class BlockRun(NamedTuple):
     written: bool
     mlp_out: Float[Tensor, "batch kept d_model"]
 
-    def keep(self, keep: Callable[[Tensor], Tensor]) -> "BlockRun":
-        """Only what the readout needs of each term; the stream after the block is passed on elsewhere."""
-        return BlockRun(
-            keep(self.resid_pre), self.resid_post[:, :0], keep(self.heads), self.written, keep(self.mlp_out)
-        )
-
 
 class HookedBlock(nn.Module):
     """`x + attn(ln1(x))`, then `+ mlp(ln2(·))`."""
 
     def __init__(self, parts: BlockParts) -> None:
         super().__init__()
-        self.hook_resid_pre = HookPoint()
+        self.hook_resid_pre = Point()
         self.ln1 = HookedLayerNorm(parts.ln1)
         self.attn = HookedAttention(parts.attention)
-        self.hook_attn_out = HookPoint()
-        self.hook_resid_mid = HookPoint()
+        self.hook_attn_out = Point()
+        self.hook_resid_mid = Point()
         self.ln2 = HookedLayerNorm(parts.ln2)
         self.mlp = HookedMLP(parts.mlp)
-        self.hook_mlp_out = HookPoint()
-        self.hook_resid_post = HookPoint()
-        self.hook_mlp_direct = HookPoint()
+        self.hook_mlp_out = Point()
+        self.hook_resid_post = Point()
+        self.hook_mlp_direct = Point()
 
     def forward(self, x: Float[Tensor, "batch pos d_model"], only: int | None = None) -> BlockRun:
         """The block at all positions, or, for a last block read at one token, at position `only` alone."""
@@ -71,5 +64,4 @@ class HookedBlock(nn.Module):
     def is_token_hooked(self) -> bool:
         """Whether anything listens to this block's tokens (direct hook points see pooled terms only)."""
         direct = (self.attn.hook_direct, self.hook_mlp_direct)
-        points = [module for module in self.modules() if isinstance(module, HookPoint) and module not in direct]
-        return is_hooked(*points)
+        return any(point.is_hooked for point in self.modules() if isinstance(point, Point) and point not in direct)

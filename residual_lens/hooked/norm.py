@@ -6,20 +6,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens.hook_points import HookPoint
 
-
-def is_hooked(*points: HookPoint) -> bool:
-    """Whether anything listens at one of these points, TransformerLens' hooks or plain torch ones."""
-    return any(
-        point._forward_hooks or point._backward_hooks or point._forward_pre_hooks or point._backward_pre_hooks
-        for point in points
-    )
-
-
-def fire(point: HookPoint, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """`point(x)` for a result that autograd keeps for the backward pass: hooks get a copy that they may write into."""
-    return point(x.clone() if x.requires_grad and is_hooked(point) else x)
+from residual_lens.hooked.points import Point
 
 
 @dataclass(frozen=True)
@@ -44,11 +32,11 @@ class HookedLayerNorm(nn.Module):
     def __init__(self, parts: NormParts) -> None:
         super().__init__()
         self.parts = parts
-        self.hook_scale = HookPoint()
-        self.hook_normalized = HookPoint()
+        self.hook_scale = Point()
+        self.hook_normalized = Point()
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        if is_hooked(self.hook_scale, self.hook_normalized):
+        if self.hook_scale.is_hooked or self.hook_normalized.is_hooked:
             return self.with_statistics(x).output
         return self.parts.module(x)
 
@@ -58,7 +46,7 @@ class HookedLayerNorm(nn.Module):
         mean = wide.mean(dim=-1, keepdim=True)
         centred = wide - mean
         variance = centred.square().mean(dim=-1, keepdim=True)
-        scale = fire(self.hook_scale, (variance + self.parts.module.eps).sqrt())
+        scale = self.hook_scale.on_copy((variance + self.parts.module.eps).sqrt())
         normalized = self.hook_normalized((centred / scale).to(x.dtype))
         gain, offset = self.parts.module.weight, self.parts.module.bias
         output = normalized if gain is None else normalized * gain

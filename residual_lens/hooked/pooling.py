@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
 from residual_lens.decomposition import Center, Readout
 from residual_lens.hooked.norm import HookedLayerNorm
+from residual_lens.hooked.points import Point
 
 
 class Pooled(NamedTuple):
@@ -37,14 +37,12 @@ class Pooling(ABC):
 
     @abstractmethod
     def vector(
-        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: HookPoint
+        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point
     ) -> Float[Tensor, "batch d_model"]:
         """Pooled and normalised stream."""
 
     @abstractmethod
-    def frozen(
-        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: HookPoint
-    ) -> Pooled:
+    def frozen(self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point) -> Pooled:
         """The same with the statistics that a readout needs."""
 
     def readout(
@@ -79,16 +77,15 @@ class _NormAfter(Pooling):
         """The pooled stream."""
 
     def keep(self, term: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch 1 *rest"]:
-        return self.pool(term)[:, None]
+        # A copy: a view of one token would keep all of them in memory.
+        return self.pool(term)[:, None].clone()
 
     def vector(
-        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: HookPoint
+        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point
     ) -> Float[Tensor, "batch d_model"]:
         return norm(hook_pooled(self.pool(resid)))
 
-    def frozen(
-        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: HookPoint
-    ) -> Pooled:
+    def frozen(self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point) -> Pooled:
         normed = norm.with_statistics(hook_pooled(self.pool(resid)))
         return Pooled(normed.output, normed.scale.reciprocal()[:, None], normed.mean / normed.scale)
 
@@ -125,13 +122,11 @@ class NormedMeanPooling(Pooling):
         return term[:, self.first :]
 
     def vector(
-        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: HookPoint
+        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point
     ) -> Float[Tensor, "batch d_model"]:
         return hook_pooled(norm(resid)[:, self.first :].mean(dim=1))
 
-    def frozen(
-        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: HookPoint
-    ) -> Pooled:
+    def frozen(self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point) -> Pooled:
         normed = norm.with_statistics(resid)
         vector = hook_pooled(normed.output[:, self.first :].mean(dim=1))
         scale, mean = normed.scale[:, self.first :, 0], normed.mean[:, self.first :, 0]

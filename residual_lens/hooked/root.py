@@ -46,13 +46,15 @@ class HookedRoot(HookedRootModule):
         level = self.context_level
         try:
             for name, function in fwd_hooks:
-                added += [(point, point.add_hook(function, "fwd", level=level)) for point in self._points(name)]
+                for point in self._points(name):
+                    added.append((point, point.add_hook(function, "fwd", level=level)))
             for name, function in bwd_hooks:
-                added += [(point, point.add_hook(function, "bwd", level=level)) for point in self._points(name)]
+                for point in self._points(name):
+                    added.append((point, point.add_hook(function, "bwd", level=level)))
             yield self
         finally:
             self.context_level -= 1
-            self.is_caching = False
+            self.is_caching = self.is_caching and self.context_level > 0
             for point, handle in added if reset_hooks_end else ():
                 handle.hook.remove()
                 point.fwd_hooks = [kept for kept in point.fwd_hooks if kept is not handle]

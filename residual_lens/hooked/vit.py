@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import ActivationCache
-from transformer_lens.hook_points import HookPoint
 
 from residual_lens.decomposition import Center, Decomposition, HeadFrames, UnitTerms, check_center
 from residual_lens.errors import InputError, MismatchError, UnsupportedModelError
@@ -17,8 +16,9 @@ from residual_lens.hooked.block import HookedBlock
 from residual_lens.hooked.checks import Images, check_images, check_unit_interval
 from residual_lens.hooked.fingerprint import fingerprint
 from residual_lens.hooked.loading import load
-from residual_lens.hooked.norm import HookedLayerNorm, is_hooked
+from residual_lens.hooked.norm import HookedLayerNorm
 from residual_lens.hooked.parts import HookedViTConfig, ViTParts
+from residual_lens.hooked.points import Point
 from residual_lens.hooked.root import HookedRoot
 from residual_lens.units import Units
 
@@ -29,20 +29,14 @@ SUM_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, 
 class _DirectPoint(NamedTuple):
     """A direct hook point, the units that it sees, and how their contributions come from terms."""
 
-    point: HookPoint
+    point: Point
     units: slice
     of: Callable[[UnitTerms], Float[Tensor, "batch unit d_out"]]
     has_head_axis: bool
 
     def __call__(self, values: Float[Tensor, "batch unit d_out"]) -> Float[Tensor, "batch unit d_out"]:
         """What the hooks make of the contributions."""
-        seen = values if self.has_head_axis else values[:, 0]
-        out = self.point(seen)
-        if out.shape != seen.shape:
-            raise InputError(
-                f"A hook at {self.point.name} returned {list(out.shape)}; it must keep {list(seen.shape)}."
-            )
-        return out if self.has_head_axis else out[:, None]
+        return self.point(values) if self.has_head_axis else self.point(values[:, 0])[:, None]
 
 
 class HookedViT(HookedRoot):
@@ -71,17 +65,17 @@ class HookedViT(HookedRoot):
         self.center: Center = center
         self.units = Units.of_vit(self.cfg.n_layers, self.cfg.n_heads, bias=center == "own")
         self.tokenizer = tokenizer
-        self.hook_embed = HookPoint()
-        self.hook_pos_embed = HookPoint()
-        self.hook_full_embed = HookPoint()
+        self.hook_embed = Point()
+        self.hook_pos_embed = Point()
+        self.hook_full_embed = Point()
         self.ln_pre = HookedLayerNorm(parts.ln_pre) if parts.ln_pre else nn.Identity()
         self.blocks = nn.ModuleList(HookedBlock(block) for block in parts.blocks)
-        self.hook_pooled = HookPoint()
+        self.hook_pooled = Point()
         self.ln_final = HookedLayerNorm(parts.ln_final)
-        self.hook_embed_direct = HookPoint()
+        self.hook_embed_direct = Point()
         # "uniform" has no such unit, and a hook point that nothing passes would swallow edits in silence.
-        self.hook_bias_direct = HookPoint() if center == "own" else None
-        self.hook_image_embed = HookPoint()
+        self.hook_bias_direct = Point() if center == "own" else None
+        self.hook_image_embed = Point()
         # setup() writes a name into every submodule it finds; the source is the user's, so it joins only afterwards.
         self.setup()
         self.source = source
@@ -204,7 +198,7 @@ class HookedViT(HookedRoot):
         Raises:
             InputError: images of the wrong shape, dtype or range, or with NaN.
         """
-        hooked = [direct for direct in self._direct_points(self.center) if is_hooked(direct.point)]
+        hooked = [direct for direct in self._direct_points(self.center) if direct.point.is_hooked]
         embedding, terms = self._stream(images, self.center if hooked else None)
         for direct in hooked if terms else ():
             values = direct.of(cast(UnitTerms, terms))
@@ -227,7 +221,8 @@ class HookedViT(HookedRoot):
 
         With pooled stream `r = Σ_u c_u`, `σ = sqrt(var(r) + eps)`, final norm `(γ, β)` and projection `P`:
         "own" gives `u = P[γ ⊙ (c_u − mean(c_u)) / σ]` and `bias = Pβ`; "uniform" gives each unit an even share of
-        `P[β − γ mean(r)/σ]` instead. Differentiable. Hooks in force are respected, those at direct points included.
+        `P[β − γ mean(r)/σ]` instead. Differentiable. Hooks in force are respected, those at direct points included;
+        `hook_image_embed` sees the sum only and is left out.
 
         Args:
             images: as for `forward`.
@@ -239,20 +234,21 @@ class HookedViT(HookedRoot):
         """
         chosen = check_center(center or self.center)
         points = list(self._direct_points(chosen))
-        if chosen != self.center and any(is_hooked(direct.point) for direct in points):
+        if chosen != self.center and any(direct.point.is_hooked for direct in points):
             raise MismatchError(f"Direct hooks see center={self.center!r} contributions; decompose with that centring.")
         embedding, terms = self._stream(images, chosen)
         values = cast(UnitTerms, terms).contributions()
         gap = (values.detach().sum(dim=1) - embedding.detach()).abs().amax()
         largest = embedding.detach().abs().amax()
-        if gap > SUM_TOLERANCE[embedding.dtype] * largest:
+        # Written so that a gap of NaN is refused as well.
+        if not gap <= SUM_TOLERANCE[embedding.dtype] * largest:
             raise MismatchError(
                 f"Units sum to the embedding only within {gap / largest:.1e}: a hook in force edits the stream where "
                 "no unit owns the change (hook_attn_out, hook_resid_*, hook_pooled, ln_final). Edit a unit's own hook "
                 "point (attn.hook_z, attn.hook_result, hook_mlp_out, blocks.0.hook_resid_pre) or leave the context."
             )
         edited = [
-            direct(values[:, direct.units]) if is_hooked(direct.point) else values[:, direct.units] for direct in points
+            direct(values[:, direct.units]) if direct.point.is_hooked else values[:, direct.units] for direct in points
         ]
         return Decomposition(
             torch.cat(edited, dim=1), Units.of_vit(self.cfg.n_layers, self.cfg.n_heads, bias=chosen == "own")
@@ -274,8 +270,8 @@ class HookedViT(HookedRoot):
             )
         points = list(self._direct_points(self.center))
         replayed = [self.hook_image_embed, *(direct.point for direct in points)]
-        for name, point in self.hook_dict.items():
-            if is_hooked(point) and point not in replayed:
+        for name, point in cast(dict[str, Point], self.hook_dict).items():
+            if point.is_hooked and point not in replayed:
                 raise MismatchError(
                     f"A hook at {name} is in force, which a stored decomposition cannot answer: only direct points and "
                     "hook_image_embed are replayed. Run the model on images (LiveSamples in training), or leave the "
@@ -286,7 +282,7 @@ class HookedViT(HookedRoot):
         for direct in points:
             seen = values[:, direct.units]
             # A clone, because a hook may write in place and the decomposition is the caller's.
-            sums.append((direct(seen.clone()) if is_hooked(direct.point) else seen).sum(dim=1))
+            sums.append((direct(seen.clone()) if direct.point.is_hooked else seen).sum(dim=1))
         return self.hook_image_embed(torch.stack(sums).sum(dim=0))
 
     def head_frames(self, *, center: str | None = None) -> HeadFrames:
@@ -324,9 +320,14 @@ class HookedViT(HookedRoot):
         Args:
             images: as for `forward`.
             remove_batch_dim: drop the batch axis from what is cached (a batch of one).
-            kwargs: TransformerLens' own (`names_filter`, `device`, `incl_bwd`, `pos_slice` ...). Without
-                `names_filter` everything is cached, what each head writes at every token included: large.
+            kwargs: TransformerLens' own (`names_filter`, `device`, `pos_slice` ...). Without `names_filter`
+                everything is cached, what each head writes at every token included: large.
+
+        Raises:
+            InputError: `remove_batch_dim` with more than one image, or images that the model refuses.
         """
+        if remove_batch_dim and images.ndim == 4 and len(images) != 1:
+            raise InputError(f"remove_batch_dim needs a batch of one image, got {len(images)}.")
         embedding, cache = super().run_with_cache(images, remove_batch_dim=remove_batch_dim, **kwargs)
         return embedding, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
 
@@ -335,24 +336,28 @@ class HookedViT(HookedRoot):
         check_images(images, self.cfg, self.dtype)
         pooling = self.parts.pooling
         x = self._embed(images)
-        runs = []
-        for block in cast(Sequence[HookedBlock], self.blocks):
-            is_last = len(runs) == self.cfg.n_layers - 1
+        embed, heads, written, mlps = x, [], [], []
+        for layer, block in enumerate(cast(Sequence[HookedBlock], self.blocks)):
+            is_last = layer == self.cfg.n_layers - 1
             run = block(x, pooling.token if is_last and not block.is_token_hooked() else None)
             x = run.resid_post
-            runs.append(run.keep(pooling.keep) if readout else None)
+            if readout is not None:
+                embed = pooling.keep(run.resid_pre) if layer == 0 else embed
+                heads.append(pooling.keep(run.heads))
+                written.append(run.written)
+                mlps.append(pooling.keep(run.mlp_out))
         projection = self.parts.projection_matrix()
         if readout is None:
             return pooling.vector(x, self.ln_final, self.hook_pooled) @ projection, None
         pooled = pooling.frozen(x, self.ln_final, self.hook_pooled)
         attentions = [block.attention for block in self.parts.blocks]
         terms = UnitTerms(
-            embed=runs[0].resid_pre,
-            heads=[run.heads for run in runs],
-            mlps=[run.mlp_out for run in runs],
+            embed=embed,
+            heads=heads,
+            mlps=mlps,
             output_weights=[part.output_weight() for part in attentions],
             output_biases=[part.output_bias() for part in attentions],
-            written=[run.written for run in runs],
+            written=written,
             readout=pooling.readout(pooled, self.ln_final, projection, readout),
         )
         return pooled.vector @ projection, terms
@@ -361,7 +366,7 @@ class HookedViT(HookedRoot):
         embedding = self.parts.embedding
         tokens = self.hook_embed(embedding.tokens(images))
         positions = embedding.positions().to(tokens.dtype).expand_as(tokens)
-        if is_hooked(self.hook_pos_embed):
+        if self.hook_pos_embed.is_hooked:
             # A clone, because a hook may write in place and this is a view of the user's parameter.
             positions = self.hook_pos_embed(positions.clone())
         return self.ln_pre(self.hook_full_embed(embedding.drop(tokens + positions)))
@@ -385,5 +390,5 @@ class HookedViT(HookedRoot):
             yield _DirectPoint(block.hook_mlp_direct, slice(start + heads, start + heads + 1), of_mlp, False)
         if center == "own":
             last = 1 + self.cfg.n_layers * (heads + 1)
-            point = self.hook_bias_direct or HookPoint()
+            point = self.hook_bias_direct or Point()
             yield _DirectPoint(point, slice(last, last + 1), lambda terms: terms.bias_contribution()[:, None], False)

@@ -6,9 +6,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from residual_lens.errors import InputError, ResidualLensError, UnsupportedModelError
+from residual_lens.errors import InputError, MismatchError, ResidualLensError, UnsupportedModelError
 from residual_lens.hooked.backbones import adapt
 from residual_lens.hooked.checks import check_images
 from residual_lens.hooked.vit import HookedViT
@@ -176,3 +176,22 @@ def test_every_error_belongs_to_the_family():
     assert issubclass(InputError, ResidualLensError)
     assert issubclass(InputError, ValueError)
     assert issubclass(UnsupportedModelError, ResidualLensError)
+
+
+@pytest.mark.parametrize("point", ["blocks.0.attn.hook_z", "blocks.0.hook_resid_mid", "hook_pooled"])
+def test_a_hook_that_returns_another_shape_is_refused_even_where_it_would_broadcast(
+    hvit: HookedViT, images: Tensor, point: str
+) -> None:
+    with hvit.hooks([(point, lambda x, hook: x[:1])]), pytest.raises(InputError, match=f"hook at {point} returned"):
+        hvit(images)
+
+
+def test_remove_batch_dim_needs_one_image(hvit: HookedViT, images: Tensor) -> None:
+    with pytest.raises(InputError, match=r"one image, got 3"):
+        hvit.run_with_cache(images, remove_batch_dim=True)
+
+
+def test_features_of_another_centring_are_refused(hvit: HookedViT, images: Tensor) -> None:
+    features = hvit.extract(images, center="uniform").head_features()
+    with pytest.raises(MismatchError, match="same centring"):
+        hvit.head_frames(center="own").coordinates(features)

@@ -5,11 +5,11 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from open_clip.transformer import AttentionalPooler
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
 from residual_lens.decomposition import Center, Readout
 from residual_lens.errors import UnsupportedModelError
 from residual_lens.hooked.norm import HookedLayerNorm, NormParts
+from residual_lens.hooked.points import Point
 from residual_lens.hooked.pooling import Pooled, Pooling
 
 
@@ -33,15 +33,13 @@ class AttentionalPooling(Pooling):
         return term
 
     def vector(
-        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: HookPoint
+        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point
     ) -> Float[Tensor, "batch d_pool"]:
         tokens = self.pooler.ln_k(resid)
         query = self.pooler.ln_q(self.pooler.query)[:1].expand(len(tokens), -1, -1)
         return norm(hook_pooled(self.pooler.attn(query, tokens, tokens, need_weights=False)[0][:, 0]))
 
-    def frozen(
-        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: HookPoint
-    ) -> Pooled:
+    def frozen(self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point) -> Pooled:
         normed = HookedLayerNorm(NormParts(self.pooler.ln_k)).with_statistics(resid)
         query = self.pooler.ln_q(self.pooler.query)[:1].expand(len(resid), -1, -1)
         pooled, pattern = self.pooler.attn(
