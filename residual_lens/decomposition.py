@@ -262,8 +262,8 @@ class HeadFrames:
         """
         if features.shape[1:] != self.mixing.shape[:2]:
             raise MismatchError(
-                f"These frames take [unit feature] {list(self.mixing.shape[:2])}, got {list(features.shape[1:])}: features "
-                "and frames must come from the same model with the same centring."
+                f"These frames take [unit feature] {list(self.mixing.shape[:2])}, got {list(features.shape[1:])}: "
+                "features and frames must come from the same model with the same centring."
             )
         mixing = self.mixing.to(features)
         return einsum(features, mixing, "batch unit feature, unit feature rank -> batch unit rank")

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ def heads_in_stream(
 
 class Adapter(nn.Module, ABC):
     """A trainable edit of a `HookedViT`, in force inside `with adapter.attached(hvit):`."""
+
+    learning_rate: ClassVar[float]
+    """What schedule-free AdamW trains it with unless told otherwise."""
 
     @abstractmethod
     def hooks(self, hvit: HookedViT, path: Path) -> list[Hook]:

@@ -74,6 +74,9 @@ class ResiDual(Adapter):
         True
     """
 
+    # The paper's.
+    learning_rate = 0.8
+
     def __init__(self, config: ResiDualConfig) -> None:
         """Empty bases and λ = 1 for a configuration; use `from_bases` or `load`."""
         super().__init__()

@@ -35,6 +35,11 @@ def demo_figure(
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     accuracy_panel(left, tasks)
     change_panel(right, change)
+    # The figure's, because the layout keeps what lies outside the axes clear of their labels, however many tasks.
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower left", ncols=6, frameon=False, handletextpad=0.2, columnspacing=1.2
+    )
     return figure
 
 
@@ -54,11 +59,12 @@ def accuracy_panel(axes: Axes, tasks: Mapping[str, Mapping[str, Any]]) -> None:
                 row,
                 marker=marker,
                 color=colour,
-                markersize=8 if name in ("zero-shot", "residual") else 6,
+                # The two ends of the line are filled; the others are outlines on top, so that none hides another.
+                fillstyle="full" if name in ("zero-shot", "residual") else "none",
+                markersize=8 if name in ("zero-shot", "residual") else 7,
+                markeredgewidth=1.4,
                 linestyle="none",
-                markeredgecolor="white",
-                markeredgewidth=0.6,
-                zorder=4 if name in ("zero-shot", "residual") else 3,
+                zorder=3 if name in ("zero-shot", "residual") else 4,
                 label=name if row == 0 else None,
             )
     axes.plot([], [], marker="|", color="#666666", markersize=10, linestyle="none", label="chance")
@@ -70,10 +76,6 @@ def accuracy_panel(axes: Axes, tasks: Mapping[str, Mapping[str, Any]]) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    # The figure's, because the layout keeps what lies outside the axes clear of their labels, however many tasks.
-    axes.get_figure(root=True).legend(
-        loc="outside lower left", ncols=6, frameon=False, handletextpad=0.2, columnspacing=1.2
-    )
 
 
 def change_panel(axes: Axes, change: Float[np.ndarray, "layer column"]) -> None:

@@ -42,7 +42,7 @@ def train_adapter(
     train: Samples,
     validation: Samples,
     path: str = "direct",
-    learning_rate: float = 0.01,
+    learning_rate: float | None = None,
     max_epochs: int = 30,
     patience: int = 5,
     batch_size: int = 64,
@@ -61,7 +61,7 @@ def train_adapter(
         train: samples to fit.
         validation: samples that decide when to stop and what to keep.
         path: as for `Adapter.attached`; cached samples know the direct path only.
-        learning_rate: of AdamW.
+        learning_rate: of AdamW; the adapter's own by default.
         max_epochs: at most so many passes over `train`.
         patience: epochs without a rise before it stops.
         batch_size: samples per step.
@@ -74,7 +74,7 @@ def train_adapter(
     _check(classifier, train, validation)
     started = time.perf_counter()
     parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
-    optimizer = AdamWScheduleFree(parameters, lr=learning_rate)
+    optimizer = AdamWScheduleFree(parameters, lr=adapter.learning_rate if learning_rate is None else learning_rate)
     generator = torch.Generator().manual_seed(seed)
     accuracies, losses = [evaluate(hvit, classifier, validation, adapter=adapter, path=path)], []
     best, best_epoch = _snapshot(adapter), 0
