@@ -1,45 +1,28 @@
 """`HookedViT`: TransformerLens hooks around a vision transformer that the user already has."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import ActivationCache
 
-from residual_lens.decomposition import Center, Decomposition, HeadFrames, UnitTerms, check_center
+from residual_lens.decomposition import Decomposition, HeadFrames, UnitTerms, check_center
 from residual_lens.errors import InputError, MismatchError, UnsupportedModelError
-from residual_lens.hooked.attention import HookedAttention
 from residual_lens.hooked.backbones import adapt
-from residual_lens.hooked.block import HookedBlock
-from residual_lens.hooked.checks import Images, check_images, check_unit_interval
+from residual_lens.hooked.checks import Images, check_unit_interval
 from residual_lens.hooked.fingerprint import fingerprint
 from residual_lens.hooked.loading import load
-from residual_lens.hooked.norm import HookedLayerNorm
-from residual_lens.hooked.parts import HookedViTConfig, ViTParts
 from residual_lens.hooked.points import Point
-from residual_lens.hooked.root import HookedRoot
+from residual_lens.hooked.wiring import WiredViT
 from residual_lens.units import Units
 
 # Gap between the units' sum and the embedding that rounding explains, relative to the largest coordinate.
 SUM_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 
-class _DirectPoint(NamedTuple):
-    """A direct hook point, the units that it sees, and how their contributions come from terms."""
-
-    point: Point
-    units: slice
-    of: Callable[[UnitTerms], Float[Tensor, "batch unit d_out"]]
-    has_head_axis: bool
-
-    def __call__(self, values: Float[Tensor, "batch unit d_out"]) -> Float[Tensor, "batch unit d_out"]:
-        """What the hooks make of the contributions."""
-        return self.point(values) if self.has_head_axis else self.point(values[:, 0])[:, None]
-
-
-class HookedViT(HookedRoot):
+class HookedViT(WiredViT):
     """A pre-norm ViT with TransformerLens' hook points, exact, around borrowed weights.
 
     The wiring is ours; every weight stays in the model that was wrapped (`source`), which remains usable and is trained
@@ -54,32 +37,6 @@ class HookedViT(HookedRoot):
         >>> torch.allclose(hvit.decompose(images).total(), embedding, atol=1e-4)
         True
     """
-
-    def __init__(
-        self, source: nn.Module, parts: ViTParts, center: Center, tokenizer: Callable[..., Tensor] | None
-    ) -> None:
-        """Use `HookedViT.wrap` or `HookedViT.from_pretrained`."""
-        super().__init__()
-        self.parts = parts
-        self.cfg: HookedViTConfig = parts.config
-        self.center: Center = center
-        self.units = Units.of_vit(self.cfg.n_layers, self.cfg.n_heads, bias=center == "own")
-        self.tokenizer = tokenizer
-        self.hook_embed = Point()
-        self.hook_pos_embed = Point()
-        self.hook_full_embed = Point()
-        self.ln_pre = HookedLayerNorm(parts.ln_pre) if parts.ln_pre else nn.Identity()
-        self.blocks = nn.ModuleList(HookedBlock(block) for block in parts.blocks)
-        self.hook_pooled = Point()
-        self.ln_final = HookedLayerNorm(parts.ln_final)
-        self.hook_embed_direct = Point()
-        # "uniform" has no such unit, and a hook point that nothing passes would swallow edits in silence.
-        self.hook_bias_direct = Point() if center == "own" else None
-        self.hook_image_embed = Point()
-        # setup() writes a name into every submodule it finds; the source is the user's, so it joins only afterwards.
-        self.setup()
-        self.source = source
-        self.training = source.training
 
     @classmethod
     def wrap(
@@ -132,16 +89,6 @@ class HookedViT(HookedRoot):
         source = source.to(device=device, dtype=dtype).eval()
         return cls.wrap(source, center=center, tokenizer=tokenizer, model_name=name)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the image tower computes in."""
-        return self.parts.embedding.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the image tower lies."""
-        return next(self.parts.tower.parameters()).device
-
     def fingerprint(self) -> str:
         """Digest of the image tower's weights, by which bases know their model (see `fingerprint`)."""
         return fingerprint(self.parts.tower)
@@ -185,27 +132,6 @@ class HookedViT(HookedRoot):
             raise UnsupportedModelError(f"{self.cfg.model_name} has no text tower and so no logit scale.")
         return self.parts.text.logit_scale()
 
-    def forward(self, images: Images) -> Float[Tensor, "batch d_out"]:
-        """The source's own image embedding, with all hooks in force.
-
-        Args:
-            images: `[batch 3 height width]`, normalised with the model's mean and std (`normalize` does it).
-
-        Returns:
-            Not normalised. If nothing listens to the last block's tokens and the model reads one token, that block is
-            run for this token alone: the same numbers, sooner.
-
-        Raises:
-            InputError: images of the wrong shape, dtype or range, or with NaN.
-        """
-        hooked = [direct for direct in self._direct_points(self.center) if direct.point.is_hooked]
-        embedding, terms = self._stream(images, self.center if hooked else None)
-        for direct in hooked if terms else ():
-            values = direct.of(cast(UnitTerms, terms))
-            before = values.sum(dim=1)
-            embedding = embedding + (direct(values).sum(dim=1) - before)
-        return self.hook_image_embed(embedding)
-
     def extract(self, images: Images, *, center: str | None = None) -> UnitTerms:
         """Every unit's term at the positions the embedding reads, before the readout: the cheapest full record.
 
@@ -213,7 +139,7 @@ class HookedViT(HookedRoot):
             images: as for `forward`.
             center: the readout's centring, the wrapper's own by default.
         """
-        _, terms = self._stream(images, check_center(center or self.center))
+        _, terms = self.stream(images, check_center(center or self.center))
         return cast(UnitTerms, terms)
 
     def decompose(self, images: Images, *, center: str | None = None) -> Decomposition:
@@ -233,10 +159,10 @@ class HookedViT(HookedRoot):
                 embedding; or direct points are hooked and `center` is not the wrapper's.
         """
         chosen = check_center(center or self.center)
-        points = list(self._direct_points(chosen))
+        points = list(self.direct_points(chosen))
         if chosen != self.center and any(direct.point.is_hooked for direct in points):
             raise MismatchError(f"Direct hooks see center={self.center!r} contributions; decompose with that centring.")
-        embedding, terms = self._stream(images, chosen)
+        embedding, terms = self.stream(images, chosen)
         values = cast(UnitTerms, terms).contributions()
         gap = (values.detach().sum(dim=1) - embedding.detach()).abs().amax()
         largest = embedding.detach().abs().amax()
@@ -268,7 +194,7 @@ class HookedViT(HookedRoot):
             raise MismatchError(
                 f"The decomposition has {decomposition.units!r}, this model (center={self.center!r}) {self.units!r}."
             )
-        points = list(self._direct_points(self.center))
+        points = list(self.direct_points(self.center))
         replayed = [self.hook_image_embed, *(direct.point for direct in points)]
         for name, point in cast(dict[str, Point], self.hook_dict).items():
             if point.is_hooked and point not in replayed:
@@ -308,10 +234,6 @@ class HookedViT(HookedRoot):
             )
         return maps[0]
 
-    def attention(self, layer: int) -> HookedAttention:
-        """The attention of one block."""
-        return cast(HookedBlock, self.blocks[layer]).attn
-
     def run_with_cache(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, images: Images, *, remove_batch_dim: bool = False, **kwargs: Any
     ) -> tuple[Float[Tensor, "batch d_out"], ActivationCache]:
@@ -330,65 +252,3 @@ class HookedViT(HookedRoot):
             raise InputError(f"remove_batch_dim needs a batch of one image, got {len(images)}.")
         embedding, cache = super().run_with_cache(images, remove_batch_dim=remove_batch_dim, **kwargs)
         return embedding, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
-
-    def _stream(self, images: Images, readout: Center | None) -> tuple[Float[Tensor, "batch d_out"], UnitTerms | None]:
-        """The embedding before direct edits, with every unit's term where a readout is asked for."""
-        check_images(images, self.cfg, self.dtype)
-        pooling = self.parts.pooling
-        x = self._embed(images)
-        embed, heads, written, mlps = x, [], [], []
-        for layer, block in enumerate(cast(Sequence[HookedBlock], self.blocks)):
-            is_last = layer == self.cfg.n_layers - 1
-            run = block(x, pooling.token if is_last and not block.is_token_hooked() else None)
-            x = run.resid_post
-            if readout is not None:
-                embed = pooling.keep(run.resid_pre) if layer == 0 else embed
-                heads.append(pooling.keep(run.heads))
-                written.append(run.written)
-                mlps.append(pooling.keep(run.mlp_out))
-        projection = self.parts.projection_matrix()
-        if readout is None:
-            return pooling.vector(x, self.ln_final, self.hook_pooled) @ projection, None
-        pooled = pooling.frozen(x, self.ln_final, self.hook_pooled)
-        attentions = [block.attention for block in self.parts.blocks]
-        terms = UnitTerms(
-            embed=embed,
-            heads=heads,
-            mlps=mlps,
-            output_weights=[part.output_weight() for part in attentions],
-            output_biases=[part.output_bias() for part in attentions],
-            written=written,
-            readout=pooling.readout(pooled, self.ln_final, projection, readout),
-        )
-        return pooled.vector @ projection, terms
-
-    def _embed(self, images: Images) -> Float[Tensor, "batch pos d_model"]:
-        embedding = self.parts.embedding
-        tokens = self.hook_embed(embedding.tokens(images))
-        positions = embedding.positions().to(tokens.dtype).expand_as(tokens)
-        if self.hook_pos_embed.is_hooked:
-            # A clone, because a hook may write in place and this is a view of the user's parameter.
-            positions = self.hook_pos_embed(positions.clone())
-        return self.ln_pre(self.hook_full_embed(embedding.drop(tokens + positions)))
-
-    def _direct_points(self, center: Center) -> Iterator[_DirectPoint]:
-        """Direct hook points in the order of the units."""
-        heads = self.cfg.n_heads
-        yield _DirectPoint(
-            self.hook_embed_direct, slice(0, 1), lambda terms: terms.embed_contribution()[:, None], False
-        )
-        for layer, block in enumerate(cast(Sequence[HookedBlock], self.blocks)):
-            start = 1 + layer * (heads + 1)
-
-            def of_heads(terms: UnitTerms, layer: int = layer) -> Float[Tensor, "batch head d_out"]:
-                return terms.head_contributions(layer)
-
-            def of_mlp(terms: UnitTerms, layer: int = layer) -> Float[Tensor, "batch 1 d_out"]:
-                return terms.mlp_contribution(layer)[:, None]
-
-            yield _DirectPoint(block.attn.hook_direct, slice(start, start + heads), of_heads, True)
-            yield _DirectPoint(block.hook_mlp_direct, slice(start + heads, start + heads + 1), of_mlp, False)
-        if center == "own":
-            last = 1 + self.cfg.n_layers * (heads + 1)
-            point = self.hook_bias_direct or Point()
-            yield _DirectPoint(point, slice(last, last + 1), lambda terms: terms.bias_contribution()[:, None], False)

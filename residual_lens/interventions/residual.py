@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from residual_lens.bases import Bases, Basis
+from residual_lens.bases import Bases
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.hooked.root import Hook
 from residual_lens.interventions.adapter import Adapter, Path, heads_in_stream
+from residual_lens.interventions.components import components_to_reach, initial_scales
 from residual_lens.interventions.rescaling import Frame, Rescaling
 from residual_lens.interventions.saving import load_folder, save_folder
 from residual_lens.units import Unit
@@ -148,7 +149,7 @@ class ResiDual(Adapter):
         residual = cls(config)
         for rescaling in residual._rescalings:
             rescaling.fill([bases[unit.name] for unit in rescaling.units])
-        start = _start(scales, [bases[unit.name] for unit in units], counts, seed)
+        start = initial_scales(scales, [bases[unit.name] for unit in units], counts, seed)
         residual.scales.data.copy_(start)
         return residual.to(bases[units[0].name].components.device)
 
@@ -285,38 +286,6 @@ class ResiDual(Adapter):
                 f"{made_for} with other weights (fingerprint {config.fingerprint[:12]}…, this {hvit.cfg.model_name} "
                 f"has {actual[:12]}…). {remedy}"
             )
-
-
-def components_to_reach(basis: Basis, share: float, unit: str) -> int:
-    """The first k whose cumulative share of the total variance reaches `share`; 0 for a unit that does not vary.
-
-    Raises:
-        InputError: the components that the basis holds do not reach it.
-    """
-    if basis.total_variance <= 0:
-        return 0
-    cumulative = basis.variances.double().cumsum(0) / basis.total_variance
-    # Rounding must not keep a complete basis from reaching its own total.
-    reached = (cumulative >= share - 1e-6).nonzero()
-    if len(reached) == 0:
-        raise InputError(
-            f"The basis of {unit} holds {len(basis.variances)} components with {float(cumulative[-1]):.1%} of the "
-            f"variance, which does not reach {share:.1%}: fit bases with more components, or ask for less."
-        )
-    return int(reached[0]) + 1
-
-
-def _start(scales: str, bases: list[Basis], counts: list[int], seed: int) -> Float[Tensor, "total"]:
-    """Initial λ."""
-    total = sum(counts)
-    if scales == "ones":
-        return torch.ones(total)
-    if scales == "randn":
-        return 1 + torch.randn(total, generator=torch.Generator().manual_seed(seed))
-    if scales == "spectrum":
-        deviations = [basis.variances[:count].cpu().sqrt() for basis, count in zip(bases, counts, strict=True)]
-        return torch.cat([d / d[0] if len(d) and d[0] > 0 else torch.ones_like(d) for d in deviations])
-    raise InputError(f"scales must be 'randn', 'ones' or 'spectrum', got {scales!r}.")
 
 
 def _dropping_hook(point: str, heads: list[int | None]) -> Hook:

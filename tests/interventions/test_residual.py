@@ -6,7 +6,7 @@ import torch
 from residual_lens.bases import Basis
 from residual_lens.errors import InputError
 from residual_lens.interventions import ResiDual
-from residual_lens.interventions.residual import components_to_reach
+from residual_lens.interventions.components import components_to_reach
 from tests.interventions.tiny_bases import (
     DIRECT_POOLED,
     bases_for,
