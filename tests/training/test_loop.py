@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from schedulefree import AdamWScheduleFree
 from torch.nn.functional import cross_entropy
 
 from residual_lens.errors import InputError, MismatchError, ResidualLensError
@@ -9,7 +10,7 @@ from residual_lens.interventions import ResiDual
 from residual_lens.training import CachedSamples, Coarse, LinearAdapter, LiveSamples, evaluate, train_adapter
 from residual_lens.training.data import cache_samples
 from tests.interventions.tiny_bases import bases_for, hooks_in_force
-from tests.tolerances import FLOAT32_TOL
+from tests.tolerances import FLOAT32_TOL, assert_changed, assert_close
 from tests.training.toy import ScriptedValidation, toy_classifier, toy_split
 
 
@@ -117,6 +118,27 @@ def test_training_stops_after_patience_and_keeps_the_best_weights(hvit, classifi
     assert log.best_epoch == 3
     assert torch.equal(adapter.scales, seen[3])
     assert not torch.equal(seen[3], seen[6])
+
+
+def test_the_weights_kept_are_the_averaged_ones_of_schedule_free_adamw(hvit, classifier, train):
+    adapter = Coarse(3, 3)
+    validation = ScriptedValidation(classifier, [0.1, 0.2, 0.3, 0.4])
+    options = {"max_epochs": 3, "batch_size": 60, "learning_rate": 0.1}
+    train_adapter(adapter, hvit, classifier, train=train, validation=validation, **options)
+    twin = torch.ones(3, 3, requires_grad=True)
+    optimizer = AdamWScheduleFree([twin], lr=0.1)
+    optimizer.train()
+    heads = train.decomposition.select("heads")
+    others = train.decomposition.total() - heads.sum(dim=1)
+    for _ in range(3):
+        embedding = others + (twin.reshape(9, 1) * heads).sum(dim=1)
+        twin.grad = torch.autograd.grad(cross_entropy(classifier.logits(embedding), train.labels), twin)[0]
+        optimizer.step()
+    stepped = twin.detach().clone()
+    optimizer.eval()
+    # Adam divides gradients by their size, so a rounded one moves a factor as far as it is rounded.
+    assert_close(adapter.scales, twin, 100 * FLOAT32_TOL)
+    assert_changed(adapter.scales, stepped)
 
 
 def test_weights_of_the_start_are_kept_where_nothing_was_better(hvit, classifier, train):
