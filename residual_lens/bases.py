@@ -14,7 +14,7 @@ from residual_lens.hooked import HookedViT
 from residual_lens.spectral import StreamingPCA
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Basis:
     """The PCA of one unit's direct contributions."""
 
@@ -28,7 +28,7 @@ class Basis:
     """Sum over all directions, those left out of `components` included."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bases(Mapping[str, Basis]):
     """Bases by unit name, with what they belong to.
 

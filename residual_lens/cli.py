@@ -78,5 +78,8 @@ def main() -> None:
             f"[bold red]residual-lens:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True
         )
         sys.exit(2)
+    except OSError as error:
+        Console(stderr=True, soft_wrap=True).print(f"residual-lens: {error}", highlight=False, markup=False)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -81,10 +81,11 @@ def run_demo(
         InputError: unknown tasks, before anything runs.
     """
     console = console or Console()
-    names = tasks or demo_tasks()
+    names = tuple(dict.fromkeys(tasks or demo_tasks()))
     unknown = [name for name in names if name not in task_names()]
     if unknown:
         raise InputError(f"Unknown tasks {', '.join(unknown)}; known are {', '.join(task_names())}.")
+    out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     hvit = HookedViT.from_pretrained(MODEL)
     loaded = [load_task(name, image_size=hvit.cfg.image_size[0], seed=seed) for name in names]
@@ -105,7 +106,6 @@ def run_demo(
 
             results[task.name] = _run_task(hvit, bases, task, seed, step)
     report = {"model": MODEL, "seed": seed, "tasks": {name: _as_json(result) for name, result in results.items()}}
-    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "results.json", f"{json.dumps(report, indent=2)}\n".encode())
     change = np.mean([result.change for result in results.values()], axis=0)
     shown = {name.removeprefix("attributes:"): result for name, result in report["tasks"].items()}
@@ -168,7 +168,7 @@ def _change(hvit: HookedViT, bases: Bases, residual: ResiDual) -> Float[np.ndarr
         scales = residual.scales_of(unit.name).detach()
         column = hvit.cfg.n_heads if unit.index is None else unit.index
         energy[unit.layer, column] = float(((scales - 1).square() * bases[unit.name].variances[: len(scales)]).sum())
-    return energy / energy.sum()
+    return energy / max(energy.sum(), np.finfo(np.float64).tiny)
 
 
 def _as_json(result: TaskResult) -> dict[str, Any]:

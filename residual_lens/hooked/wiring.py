@@ -1,6 +1,7 @@
 """The wiring of a pre-norm ViT around borrowed parts, with every hook point."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -23,8 +24,13 @@ class DirectPoint(NamedTuple):
 
     point: Point
     units: slice
-    of: Callable[[UnitTerms], Float[Tensor, "batch unit d_out"]]
+    contribution: Callable[[UnitTerms], Float[Tensor, "batch *head d_out"]]
     has_head_axis: bool
+
+    def of(self, terms: UnitTerms) -> Float[Tensor, "batch unit d_out"]:
+        """Contributions of the units, before the hooks."""
+        values = self.contribution(terms)
+        return values if self.has_head_axis else values[:, None]
 
     def __call__(self, values: Float[Tensor, "batch unit d_out"]) -> Float[Tensor, "batch unit d_out"]:
         """What the hooks make of the contributions."""
@@ -138,19 +144,15 @@ class WiredViT(HookedRoot):
     def direct_points(self, center: Center) -> Iterator[DirectPoint]:
         """Direct hook points in the order of the units."""
         heads = self.cfg.n_heads
-        yield DirectPoint(self.hook_embed_direct, slice(0, 1), lambda terms: terms.embed_contribution()[:, None], False)
+        yield DirectPoint(self.hook_embed_direct, slice(0, 1), UnitTerms.embed_contribution, False)
         for layer, block in enumerate(cast(Sequence[HookedBlock], self.blocks)):
             start = 1 + layer * (heads + 1)
-
-            def of_heads(terms: UnitTerms, layer: int = layer) -> Float[Tensor, "batch head d_out"]:
-                return terms.head_contributions(layer)
-
-            def of_mlp(terms: UnitTerms, layer: int = layer) -> Float[Tensor, "batch 1 d_out"]:
-                return terms.mlp_contribution(layer)[:, None]
-
-            yield DirectPoint(block.attn.hook_direct, slice(start, start + heads), of_heads, True)
-            yield DirectPoint(block.hook_mlp_direct, slice(start + heads, start + heads + 1), of_mlp, False)
+            stop = start + heads
+            of_heads = partial(UnitTerms.head_contributions, layer=layer)
+            yield DirectPoint(block.attn.hook_direct, slice(start, stop), of_heads, True)
+            of_mlp = partial(UnitTerms.mlp_contribution, layer=layer)
+            yield DirectPoint(block.hook_mlp_direct, slice(stop, stop + 1), of_mlp, False)
         if center == "own":
             last = 1 + self.cfg.n_layers * (heads + 1)
             point = self.hook_bias_direct or Point()
-            yield DirectPoint(point, slice(last, last + 1), lambda terms: terms.bias_contribution()[:, None], False)
+            yield DirectPoint(point, slice(last, last + 1), UnitTerms.bias_contribution, False)

@@ -50,6 +50,9 @@ class ResiDualConfig:
     def __post_init__(self) -> None:
         if len(self.units) != len(self.counts):
             raise InputError(f"{len(self.units)} units have {len(self.counts)} counts of components.")
+        points = [point for point, _ in groupby(self.units, key=lambda name: Unit.named(name).direct_hook_name)]
+        if len(set(points)) != len(points):
+            raise InputError("Units that share a hook point must stand together: give bases in the order of the model.")
 
 
 class ResiDual(Adapter):
@@ -210,6 +213,11 @@ class ResiDual(Adapter):
         return rescaling.units[0].direct_hook_name, edit
 
     def _stream_hooks(self, hvit: HookedViT) -> list[Hook]:
+        if self.config.center != "own":
+            raise InputError(
+                "The stream path needs bases with center='own': a 'uniform' contribution includes a share of the final "
+                "norm's mean and offset, which is not in the stream. Wrap with center='own' and fit bases anew."
+            )
         to_embedding = hvit.direct_map().detach().double()
         from_embedding = torch.linalg.pinv(to_embedding)
         hooks = []

@@ -68,13 +68,19 @@ def train_adapter(
         seed: of the order of samples.
 
     Raises:
-        InputError: no samples, or labels that are not classes.
+        InputError: no samples, labels that are not classes, nothing to train, or settings out of range.
         ResidualLensError: the loss is not finite; the adapter has the best weights found until then.
     """
     _check(classifier, train, validation)
+    counts = {"max_epochs": max_epochs, "patience": patience, "batch_size": batch_size}
+    rate = adapter.learning_rate if learning_rate is None else learning_rate
+    if min(counts.values()) < 1 or not 0 < rate < float("inf"):
+        raise InputError(f"Epochs, patience and batch size start at 1, the rate above 0; got {counts}, {rate=}.")
     started = time.perf_counter()
     parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
-    optimizer = AdamWScheduleFree(parameters, lr=adapter.learning_rate if learning_rate is None else learning_rate)
+    if not parameters:
+        raise InputError(f"{type(adapter).__name__} has no parameter that requires a gradient: nothing to train.")
+    optimizer = AdamWScheduleFree(parameters, lr=rate)
     generator = torch.Generator().manual_seed(seed)
     accuracies, losses = [evaluate(hvit, classifier, validation, adapter=adapter, path=path)], []
     best, best_epoch = _snapshot(adapter), 0

@@ -177,6 +177,21 @@ def test_bases_of_another_centring_are_refused():
     refused(residual, wrapped(), r"center='uniform', the wrapper has center='own': wrap the model with .*or fit bases")
 
 
+def test_uniform_bases_are_refused_on_the_stream_path():
+    hvit = wrapped(center="uniform")
+    residual = ResiDual.from_bases(bases_for(hvit))
+    with pytest.raises(InputError, match="needs bases with center='own'"), residual.attached(hvit, path="stream"):
+        pass
+    assert not hooks_in_force(hvit)
+
+
+def test_units_of_a_hook_point_must_stand_together():
+    hvit = wrapped()
+    config = ResiDual.from_bases(bases_for(hvit, units=("L0H0", "L0H1", "L1H0"))).config
+    with pytest.raises(InputError, match="must stand together"):
+        replace(config, units=("L0H0", "L1H0", "L0H1"))
+
+
 def test_lambda_on_another_device_is_refused():
     hvit = wrapped()
     residual = ResiDual.from_bases(bases_for(hvit)).to("meta")

@@ -9,6 +9,7 @@ from residual_lens.interventions import ResiDual
 from residual_lens.interventions.components import components_to_reach
 from tests.interventions.tiny_bases import (
     DIRECT_POOLED,
+    PATHS_AND_CENTERS,
     bases_for,
     cut,
     hooks_in_force,
@@ -82,8 +83,7 @@ def test_released_bug_a_square_basis_is_used_as_phi_transposed_and_not_as_phi():
     assert_changed(edited["1_mlp_out"], scaled @ phi.T)
 
 
-@pytest.mark.parametrize("path", ["direct", "stream"])
-@pytest.mark.parametrize("center", ["own", "uniform"])
+@pytest.mark.parametrize(("path", "center"), PATHS_AND_CENTERS)
 @pytest.mark.parametrize("kind", DIRECT_POOLED)
 def test_lambda_one_with_full_bases_and_the_mean_kept_changes_nothing(kind, center, path):
     hvit = wrapped(kind, center=center)

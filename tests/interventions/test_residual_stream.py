@@ -6,7 +6,14 @@ import torch
 from residual_lens.errors import UnsupportedModelError
 from residual_lens.interventions import ResiDual
 from tests.hooked.running import listening
-from tests.interventions.tiny_bases import DIRECT_POOLED, bases_for, hooks_in_force, scales_by_unit, wrapped
+from tests.interventions.tiny_bases import (
+    DIRECT_POOLED,
+    PATHS_AND_CENTERS,
+    bases_for,
+    hooks_in_force,
+    scales_by_unit,
+    wrapped,
+)
 from tests.reference.residual import rescaled
 from tests.tiny_models import tiny_images
 from tests.tolerances import FLOAT32_TOL, assert_changed, assert_close
@@ -121,9 +128,8 @@ def test_units_still_sum_to_the_embedding_under_a_stream_edit():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("path", ["direct", "stream"])
+@pytest.mark.parametrize(("path", "center"), PATHS_AND_CENTERS)
 @pytest.mark.parametrize("units", ["heads", ("L0H1", "L2")])
-@pytest.mark.parametrize("center", ["own", "uniform"])
 def test_residual_star_drops_every_other_unit_from_the_embedding(units, center, path):
     hvit = wrapped(center=center)
     images = tiny_images(hvit.source)

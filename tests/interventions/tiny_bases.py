@@ -12,6 +12,8 @@ from tests.tiny_models import tiny_images, tiny_tower
 
 DIRECT_POOLED = ("ViT-B-16", "layerscale", "avg-norm-after-pool", "avg-norm-before-pool")
 """Kinds of model with one linear map from the stream to the embedding."""
+PATHS_AND_CENTERS = (("direct", "own"), ("direct", "uniform"), ("stream", "own"))
+"""What can be attached: uniform contributions have parts that are not in the stream."""
 
 
 def wrapped(kind: str = "ViT-B-16", *, center: str = "own", seed: int = 0) -> HookedViT:

@@ -1,0 +1,23 @@
+"""train_adapter refuses what it cannot train with, before any step."""
+
+import pytest
+
+from residual_lens.errors import InputError
+from residual_lens.training import LinearAdapter, cache_samples, train_adapter
+from tests.training.toy import toy_classifier, toy_split
+
+
+@pytest.mark.parametrize("wrong", [{"max_epochs": 0}, {"patience": 0}, {"batch_size": 0}, {"learning_rate": 0.0}])
+def test_settings_out_of_range_are_refused(hvit, wrong):
+    samples = cache_samples(hvit, *toy_split(hvit, 10, seed=1))
+    with pytest.raises(InputError, match="start at 1, the rate above 0"):
+        train_adapter(
+            LinearAdapter(hvit.cfg.d_out), hvit, toy_classifier(hvit), train=samples, validation=samples, **wrong
+        )
+
+
+def test_an_adapter_without_trainable_parameters_is_refused(hvit):
+    samples = cache_samples(hvit, *toy_split(hvit, 10, seed=1))
+    frozen = LinearAdapter(hvit.cfg.d_out).requires_grad_(False)
+    with pytest.raises(InputError, match="LinearAdapter has no parameter that requires a gradient"):
+        train_adapter(frozen, hvit, toy_classifier(hvit), train=samples, validation=samples)
