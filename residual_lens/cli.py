@@ -17,7 +17,7 @@ def demo(out: Path = Path("demo"), seed: int = 0, tasks: tuple[str, ...] = ()) -
 
     In a shell:
         residual-lens demo
-        residual-lens demo --tasks digits attributes:position --seed 1 --out /tmp/demo
+        residual-lens demo --tasks digits attributes:position --out two-tasks
 
     Args:
         out: folder for results.json and figure.png.
