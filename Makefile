@@ -1,4 +1,4 @@
-# Every target works on a bare machine with Python >= 3.11: it creates .venv on first use and keeps it afterwards.
+# Every target works on a bare machine with Python 3.11 to 3.13: it creates .venv on first use and keeps it afterwards.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 # One install for all targets; torch and torchvision come together from the default index.
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "residual_lens needs Python 3.11 or newer")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "residual_lens needs Python 3.11 to 3.13: try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@

@@ -12,10 +12,19 @@ if TYPE_CHECKING:
     from residual_lens.decomposition import Decomposition, HeadFrames
     from residual_lens.errors import InputError, MismatchError, ResidualLensError, UnsupportedModelError
     from residual_lens.hooked import HookedViT
-    from residual_lens.interventions import ResiDual
+    from residual_lens.interventions import Adapter, ResiDual
     from residual_lens.spectral import StreamingPCA
     from residual_lens.text import ZeroShotClassifier, zero_shot_classifier
-    from residual_lens.training import Coarse, LinearAdapter, cache_samples, evaluate, train_adapter
+    from residual_lens.training import (
+        CachedSamples,
+        Coarse,
+        LinearAdapter,
+        LiveSamples,
+        TrainingLog,
+        cache_samples,
+        evaluate,
+        train_adapter,
+    )
     from residual_lens.units import Unit, Units
 
 __version__ = "0.1.0"
@@ -26,28 +35,41 @@ _HOMES = {
     "decomposition": ("Decomposition", "HeadFrames"),
     "errors": ("InputError", "MismatchError", "ResidualLensError", "UnsupportedModelError"),
     "hooked": ("HookedViT",),
-    "interventions": ("ResiDual",),
+    "interventions": ("Adapter", "ResiDual"),
     "spectral": ("StreamingPCA",),
     "text": ("ZeroShotClassifier", "zero_shot_classifier"),
-    "training": ("Coarse", "LinearAdapter", "cache_samples", "evaluate", "train_adapter"),
+    "training": (
+        "CachedSamples",
+        "Coarse",
+        "LinearAdapter",
+        "LiveSamples",
+        "TrainingLog",
+        "cache_samples",
+        "evaluate",
+        "train_adapter",
+    ),
     "units": ("Unit", "Units"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Adapter",
     "Bases",
     "Basis",
+    "CachedSamples",
     "Coarse",
     "Decomposition",
     "HeadFrames",
     "HookedViT",
     "InputError",
     "LinearAdapter",
+    "LiveSamples",
     "MismatchError",
     "ResiDual",
     "ResidualLensError",
     "StreamingPCA",
     "Task",
+    "TrainingLog",
     "Unit",
     "Units",
     "UnsupportedModelError",

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from residual_lens.decomposition import Center
-from residual_lens.errors import InputError
+from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.spectral import StreamingPCA
 
@@ -60,6 +60,9 @@ class Bases(Mapping[str, Basis]):
             raise InputError(f"These bases have no unit {name!r}; they cover {', '.join(self.by_unit)}.")
         return self.by_unit[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.by_unit
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.by_unit)
 
@@ -84,7 +87,7 @@ def fit_bases(
     Args:
         hvit: the model.
         images: one tensor, or an iterable of batches for data that does not fit in memory; normalised.
-        units: which units (`Units.select`); `bias` does not vary and is refused.
+        units: which units (`Units.select`); `bias`, which no unit writes, is left out of "all" and refused by name.
         batch_size: images per forward pass where one tensor is given.
         progress: show a progress bar.
 
@@ -93,12 +96,17 @@ def fit_bases(
 
     Raises:
         InputError: no or unknown units, fewer than two images, or images that the model refuses.
+        MismatchError: hooks in force that bases would not show (direct points) or that no unit owns (see `decompose`).
     """
-    chosen = hvit.units.select(units)
+    if any(direct.point.is_hooked for direct in hvit.direct_points(hvit.center)):
+        raise MismatchError(
+            "A direct hook is in force, and bases are fitted on contributions before direct hooks: leave its context."
+        )
+    chosen = [unit for unit in hvit.units.select(units) if units != "all" or unit.kind != "bias"]
     if not chosen:
         raise InputError("No units were named: give 'heads', 'mlps', a layer like 'L3' or units' names.")
     if any(unit.kind == "bias" for unit in chosen):
-        raise InputError("The unit 'bias' is the same for every image and has no principal components: leave it out.")
+        raise InputError("The unit 'bias' is what no unit writes, and is not analysed: leave it out.")
     frames = hvit.head_frames()
     pca_heads, pca_others = StreamingPCA(), StreamingPCA()
     others = [unit for unit in chosen if unit.kind != "head"]
@@ -118,6 +126,8 @@ def fit_bases(
         # One route's weights sum to the pooled 1/σ; attention pooling has several, each a pattern over the tokens.
         inverse_scale += terms.readout.weights.sum(dim=-1).mean(dim=1).double().sum().cpu()
         count += len(batch)
+    if count < 2:
+        raise InputError(f"fit_bases needs at least two images, got {count}.")
     by_unit = {unit.name: _basis(pca_others, i, None) for i, unit in enumerate(others)}
     for unit in chosen:
         if unit.kind == "head":

@@ -26,7 +26,7 @@ def check_center(center: str) -> Center:
     raise InputError(f"center must be 'own' or 'uniform', got {center!r}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Readout:
     """The frozen linear map from the stream to the embedding.
 
@@ -100,7 +100,7 @@ def _with_bias(
     return torch.cat([w_o, (b_o / n_heads).expand(n_heads, 1, -1)], dim=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UnitTerms:
     """What every unit wrote into the stream at the kept positions, before the readout.
 
@@ -173,7 +173,7 @@ class UnitTerms:
         return values + (share if values.ndim == 2 else share[:, None])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decomposition:
     """An image embedding as the sum of its units' direct contributions.
 
@@ -209,7 +209,7 @@ class Decomposition:
         return self.values[:, [self.units.position(unit.name) for unit in self.units.select(which)]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadFrames:
     """Isometric low-rank coordinates of heads' direct contributions.
 

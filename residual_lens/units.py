@@ -169,6 +169,10 @@ class Units(Sequence[Unit]):
         """A unit by name or by place (slices are not offered: use `select`)."""
         return self._units[self.position(key) if isinstance(key, str) else key]
 
+    def __contains__(self, key: object) -> bool:
+        """Whether there is such a unit, by name or as a `Unit`."""
+        return key in self._position or key in self._units
+
     def __len__(self) -> int:
         return len(self._units)
 

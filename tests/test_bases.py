@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from residual_lens.bases import Bases, fit_bases
-from residual_lens.errors import InputError
+from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from tests.reference.pca import covariance, naive_pca
 from tests.tiny_models import tiny_images, tiny_tower
@@ -123,8 +123,7 @@ def test_the_model_gets_no_gradients_and_no_hooks(hvit):
 @pytest.mark.parametrize(
     ("units", "message"),
     [
-        (("heads", "bias"), "'bias' is the same for every image"),
-        ("all", "'bias' is the same for every image"),
+        (("heads", "bias"), "'bias' is what no unit writes"),
         ("L7H0", "no unit 'L7H0'"),
         ((), "No units were named"),
     ],
@@ -136,13 +135,41 @@ def test_units_without_a_basis_are_refused(hvit, images, units, message):
 
 def test_too_few_or_wrong_images_are_refused(hvit):
     images = images_for(hvit, 2)
-    with pytest.raises(InputError, match="at least 2 samples, this PCA has seen 1"):
+    with pytest.raises(InputError, match="at least two images, got 1"):
         fit_bases(hvit, images[:1])
     with pytest.raises(InputError, match="empty batch"):
         fit_bases(hvit, images[:0])
-    with pytest.raises(InputError, match="seen no samples"):
+    with pytest.raises(InputError, match="at least two images, got 0"):
         fit_bases(hvit, [])
     with pytest.raises(InputError, match="Resize"):
         fit_bases(hvit, images[..., :8])
     with pytest.raises(InputError, match="NaN or infinite"):
         fit_bases(hvit, images * float("nan"))
+
+
+def test_hooks_that_bases_would_not_show_are_refused(hvit, images):
+    with (
+        hvit.hooks([("blocks.0.attn.hook_direct", lambda u, hook: 7 * u)]),
+        pytest.raises(MismatchError, match="direct hook is in force"),
+    ):
+        fit_bases(hvit, images)
+    with (
+        hvit.hooks([("blocks.2.hook_resid_mid", lambda x, hook: x + torch.randn_like(x))]),
+        pytest.raises(MismatchError, match="no unit owns the change"),
+    ):
+        fit_bases(hvit, images)
+
+
+def test_all_means_every_unit_but_bias_and_names_are_looked_up(hvit, images):
+    bases = fit_bases(hvit, images, units="all")
+    assert set(bases) == set(hvit.units.names) - {"bias"}
+    assert "bias" not in bases
+    assert "L0H0" in bases
+    assert "L0H0" in hvit.units
+    assert "L9H9" not in hvit.units
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_images_are_refused(hvit, images, count):
+    with pytest.raises(InputError, match=f"at least two images, got {count}"):
+        fit_bases(hvit, [images[:1]] * count)

@@ -178,7 +178,7 @@ def test_direct_map_takes_a_stream_term_to_its_contribution(kind):
     _, cache = hvit.run_with_cache(images, names_filter=["blocks.1.hook_mlp_out", "ln_final.hook_scale"])
     term = cache["mlp_out", 1]
     pooled = term[:, 1:].mean(dim=1) if kind == "clipa" else term[:, 0]
-    expected = pooled @ hvit.direct_map() / cache["ln_final.hook_scale"]
+    expected = pooled.double() @ hvit.direct_map() / cache["ln_final.hook_scale"]
     assert_close(hvit.decompose(images)["1_mlp_out"], expected, FLOAT32_TOL)
 
 

@@ -14,12 +14,12 @@ Images = Shaped[Tensor, "..."]
 LARGEST_PIXEL = 32.0
 
 
-def check_images(images: Images, config: HookedViTConfig, dtype: torch.dtype) -> None:
+def check_images(images: Images, config: HookedViTConfig, dtype: torch.dtype, device: torch.device) -> None:
     """Refuse what cannot be a normalised image batch, before anything runs.
 
     Raises:
-        InputError: not a float tensor `[batch, 3, height, width]` of the model's size and dtype, empty, with NaN or
-            infinite pixels, or with values that no normalised image has.
+        InputError: not a float tensor `[batch, 3, height, width]` of the model's size, dtype and device, empty, with
+            NaN or infinite pixels, or with values that no normalised image has.
     """
     height, width = config.image_size
     expected = f"a float tensor [batch, 3, {height}, {width}] for {config.model_name}"
@@ -39,6 +39,8 @@ def check_images(images: Images, config: HookedViTConfig, dtype: torch.dtype) ->
         )
     if images.dtype != dtype and not torch.is_autocast_enabled(images.device.type):
         raise InputError(f"Images are {images.dtype} but the model computes in {dtype}: call images.to({dtype}).")
+    if images.device != device:
+        raise InputError(f"Images lie on {images.device}, the model on {device}: call images.to(hvit.device).")
     if torch.compiler.is_compiling():
         return
     low, high = (value.item() for value in images.detach().aminmax())
@@ -58,8 +60,12 @@ def check_unit_interval(images: Images) -> None:
     Raises:
         InputError: with what came.
     """
-    if not images.is_floating_point() or images.numel() == 0:
-        raise InputError(f"Expected float images in [0, 1], got {images.dtype} of shape {list(images.shape)}.")
+    if not isinstance(images, Tensor):
+        raise InputError(f"Expected a float tensor of images in [0, 1], got {type(images).__name__}.")
+    if not images.is_floating_point() or images.ndim < 3 or images.shape[-3] != 3 or images.numel() == 0:
+        raise InputError(
+            f"Expected float images [..., 3, height, width] in [0, 1], got {images.dtype} {list(images.shape)}."
+        )
     low, high = (value.item() for value in images.detach().aminmax())
     # Written so that NaN is refused as well; resizing may overshoot the interval by a little.
     if not (low >= -0.1 and high <= 1.1):

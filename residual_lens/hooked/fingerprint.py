@@ -6,13 +6,17 @@ import torch
 from torch import nn
 
 
-def fingerprint(module: nn.Module) -> str:
+def fingerprint(module: nn.Module, wiring: str) -> str:
     """SHA-256 over the name, shape, dtype and bytes of every parameter and buffer, as 64 hexadecimal digits.
+
+    Args:
+        module: the image tower.
+        wiring: what decides the output besides weights (sizes, activation, pooling).
 
     The same weights give the same digest on every device; casting them to another dtype changes it. About a second for
     a ViT-L, so it is computed when bases are fitted or attached, never during a forward pass.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(wiring.encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

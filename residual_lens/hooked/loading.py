@@ -48,5 +48,8 @@ def _name_and_tag(rest: str) -> tuple[str, str]:
 def _open_clip(model: str, tag: str | None) -> tuple[nn.Module, Callable[..., Tensor]]:
     import open_clip
 
-    loaded = open_clip.create_model(model, pretrained=tag, precision="fp32")
+    # The activation belongs to the weights: OpenAI's were trained with QuickGELU, also under names whose config says
+    # GELU, and open_clip only warns of that.
+    quick_gelu = tag is not None and bool(open_clip.get_pretrained_cfg(model, tag).get("quick_gelu"))
+    loaded = open_clip.create_model(model, pretrained=tag, precision="fp32", force_quick_gelu=quick_gelu)
     return loaded, open_clip.get_tokenizer(model)

@@ -149,6 +149,8 @@ class HookedViTConfig:
     """Height and width of a patch, in pixels."""
     eps: float
     """Epsilon of the final norm."""
+    act_fn: str
+    """Class name of the MLPs' activation."""
     normalization_type: str = "LN"
     """TransformerLens' word for LayerNorm with weights."""
     attn_only: bool = False

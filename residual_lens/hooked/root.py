@@ -1,6 +1,6 @@
 """TransformerLens' root module, with contexts that remove exactly the hooks they added."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -62,9 +62,35 @@ class HookedRoot(HookedRootModule):
                 if clear_contexts:
                     point.clear_context()
 
+    def add_hook(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, name: str | Callable[[str], bool], hook: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """TransformerLens' `add_hook` (it stays until `reset_hooks`); unknown names are refused.
+
+        Raises:
+            InputError: no hook point is called that.
+        """
+        names = {point.name for point in self._points(name)}
+        super().add_hook(names.__contains__, hook, *args, **kwargs)
+
+    def names_of(self, names_filter: str | Iterable[str] | Callable[[str], bool] | None) -> list[str]:
+        """Names of the hook points that a TransformerLens `names_filter` means; `None` means all.
+
+        Raises:
+            InputError: a name is unknown, or nothing matches.
+        """
+        if names_filter is None:
+            return list(self.hook_dict)
+        filters = [names_filter] if isinstance(names_filter, str) or callable(names_filter) else names_filter
+        wanted = {point.name for name in filters for point in self._points(name)}
+        return [name for name in self.hook_dict if name in wanted]
+
     def _points(self, name: str | Callable[[str], bool]) -> list[HookPoint]:
         if not isinstance(name, str):
-            return [point for point_name, point in self.hook_dict.items() if name(point_name)]
+            points = [point for point_name, point in self.hook_dict.items() if name(point_name)]
+            if not points:
+                raise InputError("No hook point's name satisfies the predicate: hvit.hook_dict lists the names.")
+            return points
         if name not in self.hook_dict:
             close = get_close_matches(name, self.hook_dict, n=3)
             hint = f"Did you mean {', '.join(close)}?" if close else "hvit.hook_dict lists them."

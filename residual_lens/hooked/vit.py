@@ -1,16 +1,19 @@
 """`HookedViT`: TransformerLens hooks around a vision transformer that the user already has."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import ActivationCache
+from transformer_lens.utilities.slice import Slice
 
 from residual_lens.decomposition import Decomposition, HeadFrames, UnitTerms, check_center
 from residual_lens.errors import InputError, MismatchError, UnsupportedModelError
 from residual_lens.hooked.backbones import adapt
+from residual_lens.hooked.cache import ViTCache, position_axis
 from residual_lens.hooked.checks import Images, check_unit_interval
 from residual_lens.hooked.fingerprint import fingerprint
 from residual_lens.hooked.loading import load
@@ -18,8 +21,8 @@ from residual_lens.hooked.points import Point
 from residual_lens.hooked.wiring import WiredViT
 from residual_lens.units import Units
 
-# Gap between the units' sum and the embedding that rounding explains, relative to the largest coordinate.
-SUM_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+# Gap between the units' sum and the embedding that rounding explains, relative to a sample's largest coordinate.
+SUM_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 
 class HookedViT(WiredViT):
@@ -60,9 +63,10 @@ class HookedViT(WiredViT):
             UnsupportedModelError: the module is no ViT that can be decomposed exactly, with the reason.
             InputError: no such centring.
         """
+        chosen = check_center(center)
         parts = adapt(module, model_name or type(module).__name__)
-        parts.pooling.check_center(check_center(center))
-        return cls(module, parts, check_center(center), tokenizer)
+        parts.pooling.check_center(chosen)
+        return cls(module, parts, chosen, tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -90,8 +94,12 @@ class HookedViT(WiredViT):
         return cls.wrap(source, center=center, tokenizer=tokenizer, model_name=name)
 
     def fingerprint(self) -> str:
-        """Digest of the image tower's weights, by which bases know their model (see `fingerprint`)."""
-        return fingerprint(self.parts.tower)
+        """Digest of the image tower's weights and wiring, by which bases know their model.
+
+        A cast to another dtype counts as other weights.
+        """
+        wiring = f"{replace(self.cfg, model_name='')} {type(self.parts.pooling).__name__}"
+        return fingerprint(self.parts.tower, wiring)
 
     def normalize(self, images: Images) -> Float[Tensor, "batch 3 height width"]:
         """Images in [0, 1] to what the model was trained on: minus its channel means, over its channel deviations.
@@ -138,9 +146,16 @@ class HookedViT(WiredViT):
         Args:
             images: as for `forward`.
             center: the readout's centring, the wrapper's own by default.
+
+        Raises:
+            MismatchError: an active hook writes into the stream where no unit owns it, so that units do not sum to the
+                embedding.
         """
-        _, terms = self.stream(images, check_center(center or self.center))
-        return cast(UnitTerms, terms)
+        embedding, terms = self.stream(images, check_center(center or self.center))
+        terms = cast(UnitTerms, terms)
+        if any(point.is_hooked for point in cast(dict[str, Point], self.hook_dict).values()):
+            _check_sum(terms, embedding)
+        return terms
 
     def decompose(self, images: Images, *, center: str | None = None) -> Decomposition:
         """The image embedding as a sum of direct contributions, one per unit.
@@ -162,17 +177,7 @@ class HookedViT(WiredViT):
         points = list(self.direct_points(chosen))
         if chosen != self.center and any(direct.point.is_hooked for direct in points):
             raise MismatchError(f"Direct hooks see center={self.center!r} contributions; decompose with that centring.")
-        embedding, terms = self.stream(images, chosen)
-        values = cast(UnitTerms, terms).contributions()
-        gap = (values.detach().sum(dim=1) - embedding.detach()).abs().amax()
-        largest = embedding.detach().abs().amax()
-        # Written so that a gap of NaN is refused as well.
-        if not gap <= SUM_TOLERANCE[embedding.dtype] * largest:
-            raise MismatchError(
-                f"Units sum to the embedding only within {gap / largest:.1e}: a hook in force edits the stream where "
-                "no unit owns the change (hook_attn_out, hook_resid_*, hook_pooled, ln_final). Edit a unit's own hook "
-                "point (attn.hook_z, attn.hook_result, hook_mlp_out, blocks.0.hook_resid_pre) or leave the context."
-            )
+        values = self.extract(images, center=chosen).contributions()
         edited = [
             direct(values[:, direct.units]) if direct.point.is_hooked else values[:, direct.units] for direct in points
         ]
@@ -215,7 +220,8 @@ class HookedViT(WiredViT):
         """Low-rank coordinates of every head's contribution, from the weights as they are (see `HeadFrames`)."""
         chosen = check_center(center or self.center)
         self.parts.pooling.check_center(chosen)
-        maps, rows = self.parts.pooling.constant_part(self.ln_final, self.parts.projection_matrix(), chosen)
+        projection = self.parts.projection_matrix().detach().double()
+        maps, rows = self.parts.pooling.constant_part(self.ln_final, projection, chosen)
         attentions = [block.attention for block in self.parts.blocks]
         weights, biases = [part.output_weight() for part in attentions], [part.output_bias() for part in attentions]
         return HeadFrames.of_weights(weights, biases, maps, rows, chosen)
@@ -223,10 +229,15 @@ class HookedViT(WiredViT):
     def direct_map(self) -> Float[Tensor, "d_model d_out"]:
         """The linear map `G` of a stream term's direct contribution `c G / σ`: centring, final gain, projection.
 
+        Returns:
+            In float64, centred there: float32 would leave a little of the direction that centring removes, which a
+            pseudo-inverse blows up.
+
         Raises:
             UnsupportedModelError: attention pooling has a map for each of its heads instead of one.
         """
-        maps, _ = self.parts.pooling.constant_part(self.ln_final, self.parts.projection_matrix(), "own")
+        projection = self.parts.projection_matrix().detach().double()
+        maps, _ = self.parts.pooling.constant_part(self.ln_final, projection, "own")
         if len(maps) > 1:
             raise UnsupportedModelError(
                 f"{self.cfg.model_name} pools by attention with {len(maps)} heads: no single map leads from the stream "
@@ -235,20 +246,57 @@ class HookedViT(WiredViT):
         return maps[0]
 
     def run_with_cache(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, images: Images, *, remove_batch_dim: bool = False, **kwargs: Any
+        self,
+        images: Images,
+        *,
+        names_filter: str | Iterable[str] | Callable[[str], bool] | None = None,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        pos_slice: int | tuple[int, ...] | list[int] | Slice | None = None,
+        clear_contexts: bool = False,
     ) -> tuple[Float[Tensor, "batch d_out"], ActivationCache]:
         """The embedding and a TransformerLens `ActivationCache`.
 
         Args:
             images: as for `forward`.
+            names_filter: hook points by name, several names, or a predicate on names. Without it everything is cached,
+                what each head writes at every token included: large.
+            device: where to keep what is cached; where it was computed by default.
             remove_batch_dim: drop the batch axis from what is cached (a batch of one).
-            kwargs: TransformerLens' own (`names_filter`, `device`, `pos_slice` ...). Without `names_filter`
-                everything is cached, what each head writes at every token included: large.
+            pos_slice: token positions to keep, of activations that have a position axis: one, `(start, stop)`, a list.
+            clear_contexts: clear the `ctx` of the hook points afterwards.
 
         Raises:
-            InputError: `remove_batch_dim` with more than one image, or images that the model refuses.
+            InputError: unknown names, `remove_batch_dim` with more than one image, or images that the model refuses.
         """
         if remove_batch_dim and images.ndim == 4 and len(images) != 1:
             raise InputError(f"remove_batch_dim needs a batch of one image, got {len(images)}.")
-        embedding, cache = super().run_with_cache(images, remove_batch_dim=remove_batch_dim, **kwargs)
-        return embedding, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
+        cached: dict[str, Tensor] = {}
+        positions = Slice.unwrap(cast(Slice, pos_slice))
+
+        def keep(activation: Tensor, hook: Point) -> None:
+            kept = activation.detach()
+            axis = position_axis(str(hook.name), kept.ndim)
+            if positions.mode != "empty" and axis is not None:
+                # A copy: a view of some tokens would keep all of them in memory.
+                kept = positions.apply(kept, dim=axis).clone()
+            kept = kept if device is None else kept.to(device)
+            cached[str(hook.name)] = kept[0] if remove_batch_dim else kept
+
+        hooks = [(name, keep) for name in self.names_of(names_filter)]
+        with self.hooks(hooks, clear_contexts=clear_contexts):
+            embedding = self(images)
+        return embedding, ViTCache(cached, self, has_batch_dim=not remove_batch_dim)
+
+
+@torch.no_grad()
+def _check_sum(terms: UnitTerms, embedding: Float[Tensor, "batch d_out"]) -> None:
+    """Refuse terms that do not add up to the embedding."""
+    gap = (terms.contributions().sum(dim=1) - embedding).abs().amax(dim=1) / embedding.abs().amax(dim=1)
+    # Written so that a gap of NaN is refused as well.
+    if not bool((gap <= SUM_TOLERANCE[embedding.dtype]).all()):
+        raise MismatchError(
+            f"Units sum to the embedding only within {float(gap.max()):.1e}: a hook in force edits the stream where no "
+            "unit owns the change (hook_attn_out, hook_resid_*, hook_pooled, ln_final). Edit a unit's own hook point "
+            "(attn.hook_z, attn.hook_result, hook_mlp_out, blocks.0.hook_resid_pre) or leave the context."
+        )

@@ -103,7 +103,7 @@ class WiredViT(HookedRoot):
 
     def stream(self, images: Images, readout: Center | None) -> tuple[Float[Tensor, "batch d_out"], UnitTerms | None]:
         """The embedding before direct edits, with every unit's term where a readout is asked for."""
-        check_images(images, self.cfg, self.dtype)
+        check_images(images, self.cfg, self.dtype, self.device)
         pooling = self.parts.pooling
         x = self._embed(images)
         embed, heads, written, mlps = x, [], [], []

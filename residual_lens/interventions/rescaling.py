@@ -11,7 +11,7 @@ from residual_lens.bases import Basis
 from residual_lens.units import Unit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """A basis as seen from the space in which an edit happens."""
 
@@ -104,8 +104,8 @@ class Rescaling(nn.Module):
             pass_rest: what lies outside the basis passes with factor 1 instead of being dropped.
             keep_mean: add the mean back.
         """
-        factors = scales[self.index].to(values.dtype)
-        frame = Frame(*(part.to(values.dtype) for part in (frame.reading, frame.writing, frame.offset, frame.mean)))
+        factors = scales[self.index].to(values)
+        frame = Frame(*(part.to(values) for part in (frame.reading, frame.writing, frame.offset, frame.mean)))
         coordinates = torch.einsum("...ud,udk->...uk", values, frame.reading) - frame.offset
         if pass_rest:
             changed = values + torch.einsum("...uk,ukd->...ud", (factors - 1) * coordinates, frame.writing)

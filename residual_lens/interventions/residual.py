@@ -1,10 +1,9 @@
 """ResiDual: learned factors on the principal components of units (Basile et al., arXiv 2411.00246)."""
 
-from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, groupby
 from pathlib import Path as FilePath
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -16,43 +15,10 @@ from residual_lens.hooked import HookedViT
 from residual_lens.hooked.root import Hook
 from residual_lens.interventions.adapter import Adapter, Path, heads_in_stream
 from residual_lens.interventions.components import components_to_reach, initial_scales
+from residual_lens.interventions.config import ResiDualConfig
 from residual_lens.interventions.rescaling import Frame, Rescaling
 from residual_lens.interventions.saving import load_folder, save_folder
 from residual_lens.units import Unit
-
-Variant = Literal["residual*", "residual"]
-Start = Literal["randn", "ones", "spectrum"]
-
-
-@dataclass(frozen=True)
-class ResiDualConfig:
-    """Everything about a `ResiDual` besides its tensors."""
-
-    variant: Variant
-    """`"residual*"` or `"residual"`."""
-    keep_mean: bool
-    """Whether the mean is added back."""
-    units: tuple[str, ...]
-    """Units whose components are rescaled, in the order of the model."""
-    counts: tuple[int, ...]
-    """Components of each."""
-    d_out: int
-    """Width of the embedding."""
-    center: str
-    """Centring of the contributions that the bases were fitted on."""
-    scale: float
-    """Typical σ of the final norm (see `Bases.scale`)."""
-    model_name: str
-    """Model that the bases were fitted on."""
-    fingerprint: str
-    """Digest of its weights."""
-
-    def __post_init__(self) -> None:
-        if len(self.units) != len(self.counts):
-            raise InputError(f"{len(self.units)} units have {len(self.counts)} counts of components.")
-        points = [point for point, _ in groupby(self.units, key=lambda name: Unit.named(name).direct_hook_name)]
-        if len(set(points)) != len(points):
-            raise InputError("Units that share a hook point must stand together: give bases in the order of the model.")
 
 
 class ResiDual(Adapter):
@@ -218,8 +184,9 @@ class ResiDual(Adapter):
                 "The stream path needs bases with center='own': a 'uniform' contribution includes a share of the final "
                 "norm's mean and offset, which is not in the stream. Wrap with center='own' and fit bases anew."
             )
-        to_embedding = hvit.direct_map().detach().double()
-        from_embedding = torch.linalg.pinv(to_embedding)
+        to_embedding = hvit.direct_map()
+        # Directions that float32 weights hardly reach are left alone instead of being blown up.
+        from_embedding = torch.linalg.pinv(to_embedding, rtol=1e-6)
         hooks = []
         for rescaling in self._rescalings:
             frame = rescaling.stream_frame(to_embedding, from_embedding, self.config.scale)
@@ -292,7 +259,7 @@ class ResiDual(Adapter):
         if config.fingerprint != actual:
             raise MismatchError(
                 f"{made_for} with other weights (fingerprint {config.fingerprint[:12]}…, this {hvit.cfg.model_name} "
-                f"has {actual[:12]}…). {remedy}"
+                f"has {actual[:12]}…; a cast to another dtype counts). {remedy}"
             )
 
 

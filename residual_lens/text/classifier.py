@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from residual_lens.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ZeroShotClassifier:
     """Cosine to class embeddings, times the model's logit scale.
 

@@ -27,7 +27,7 @@ class Samples(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CachedSamples:
     """Direct contributions of a frozen model, computed once: enough for every edit on the direct path."""
 
@@ -41,7 +41,7 @@ class CachedSamples:
         return hvit.recompose(Decomposition(self.decomposition.values[rows], self.decomposition.units))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LiveSamples:
     """Images that run through the model at each step: needed for edits in the stream."""
 

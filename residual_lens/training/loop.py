@@ -72,6 +72,13 @@ def train_adapter(
         ResidualLensError: the loss is not finite; the adapter has the best weights found until then.
     """
     _check(classifier, train, validation)
+    if torch.is_inference_mode_enabled():
+        raise InputError("Training needs gradients, which torch.inference_mode() rules out: leave it first.")
+    if classifier.weights.shape[1] != hvit.cfg.d_out:
+        raise InputError(
+            f"The classifier is for embeddings of {classifier.weights.shape[1]} dimensions, {hvit.cfg.model_name} has "
+            f"{hvit.cfg.d_out}: build it with this model's encode_text."
+        )
     counts = {"max_epochs": max_epochs, "patience": patience, "batch_size": batch_size}
     rate = adapter.learning_rate if learning_rate is None else learning_rate
     if min(counts.values()) < 1 or not 0 < rate < float("inf"):
@@ -103,6 +110,7 @@ def train_adapter(
     return TrainingLog(tuple(accuracies), tuple(losses), best_epoch, time.perf_counter() - started)
 
 
+@torch.enable_grad()
 def _train_epoch(
     hvit: HookedViT,
     classifier: ZeroShotClassifier,

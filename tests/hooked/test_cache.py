@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformer_lens import ActivationCache
 
-from residual_lens.errors import InputError
+from residual_lens.errors import InputError, UnsupportedModelError
 from residual_lens.hooked.vit import HookedViT
 from tests.hooked.running import counted_attention, counted_blocks
 from tests.tiny_models import tiny_images, tiny_tower
@@ -94,3 +94,43 @@ def test_backward_hooks_edit_the_gradient(hvit, images):
 def test_unknown_hook_points_are_refused_by_run_with_hooks(hvit, images):
     with pytest.raises(InputError, match=r"There is no hook point 'nonsense'\. hvit.hook_dict lists them"):
         hvit.run_with_hooks(images, fwd_hooks=[("nonsense", lambda activation, hook: None)])
+
+
+def test_pos_slice_cuts_token_positions_and_nothing_else(hvit):
+    # As many images as tokens, so that a cut along the wrong axis could pass unnoticed elsewhere.
+    images = tiny_images(hvit.source, 5)
+    _, whole = hvit.run_with_cache(images)
+    _, cut = hvit.run_with_cache(images, pos_slice=0)
+    for name, activation in whole.items():
+        if name.endswith("_direct") or name in ("hook_pooled", "hook_image_embed") or name.startswith("ln_final"):
+            expected = activation
+        elif name.endswith(("hook_attn_scores", "hook_pattern")):
+            expected = activation[:, :, :1]
+        else:
+            expected = activation[:, :1]
+        assert_close(cut[name], expected, FLOAT32_TOL)
+    _, first_two = hvit.run_with_cache(images, pos_slice=(0, 2), names_filter="blocks.0.attn.hook_z")
+    assert_close(first_two["z", 0], whole["z", 0][:, :2], FLOAT32_TOL)
+
+
+@pytest.mark.parametrize("method", ["decompose_resid", "apply_ln_to_stack", "get_full_resid_decomposition"])
+def test_cache_methods_that_assume_a_language_model_are_refused(hvit, images, method):
+    _, cache = hvit.run_with_cache(images)
+    with pytest.raises(UnsupportedModelError, match=r"assumes a language model.*hvit.decompose"):
+        getattr(cache, method)()
+
+
+@pytest.mark.parametrize("names", ["blocks.0.attn.hook_zz", ["hook_embed", "nothing"], lambda name: False])
+def test_a_names_filter_that_matches_nothing_is_refused(hvit, images, names):
+    with pytest.raises(InputError, match=r"no hook point|No hook point"):
+        hvit.run_with_cache(images, names_filter=names)
+    with pytest.raises(InputError, match=r"no hook point|No hook point"):
+        hvit.add_hook(names[-1] if isinstance(names, list) else names, lambda x, hook: None)
+
+
+def test_hooks_added_for_good_stay_until_reset(hvit, images):
+    before = hvit(images)
+    hvit.add_hook("hook_image_embed", lambda x, hook: 2 * x)
+    assert_close(hvit(images), 2 * before, FLOAT32_TOL)
+    hvit.reset_hooks()
+    assert torch.equal(hvit(images), before)

@@ -57,7 +57,7 @@ def test_bad_images_are_refused_before_anything_runs(hvit, case, call):
 def test_what_is_no_tensor_is_refused(hvit, images):
     # Unwrapped, because the type checker of the test run would speak first; users run without it.
     with pytest.raises(InputError, match=rf"got {type(images).__name__}. Stack images into one tensor"):
-        unwrap(check_images)(images, hvit.cfg, hvit.dtype)
+        unwrap(check_images)(images, hvit.cfg, hvit.dtype, hvit.device)
 
 
 def test_large_but_possible_pixels_pass(hvit):

@@ -2,6 +2,7 @@
 
 import copy
 
+import open_clip
 import pytest
 import torch
 
@@ -111,3 +112,24 @@ def test_the_configs_are_open_clips_own():
     assert isinstance(clipa.ln_pre, torch.nn.Identity)
     assert not clipa.positional_embedding.requires_grad
     assert tiny_tower("coca").output_tokens
+
+
+@pytest.mark.parametrize(("tag", "quick_gelu"), [("openai", True), ("laion2b_s34b_b88k", False)])
+def test_the_activation_belongs_to_the_weights_and_not_to_the_name(monkeypatch, tag, quick_gelu):
+    asked = {}
+
+    def create_model(name, **options):
+        asked.update(options, name=name)
+        return tiny_clip("ViT-B-16")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    HookedViT.from_pretrained(f"open_clip:ViT-B-16/{tag}")
+    assert asked["name"] == "ViT-B-16"
+    assert asked["pretrained"] == tag
+    assert asked["force_quick_gelu"] is quick_gelu
+
+
+def test_models_that_differ_in_their_activation_have_different_fingerprints():
+    tower, quick = tiny_tower("ViT-B-16"), tiny_tower("quickgelu")
+    quick.load_state_dict(tower.state_dict())
+    assert HookedViT.wrap(tower).fingerprint() != HookedViT.wrap(quick).fingerprint()

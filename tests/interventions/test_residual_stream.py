@@ -1,9 +1,11 @@
 """ResiDual on the stream path: its direct effect is RD, later layers respond, everything else stays."""
 
+import open_clip
 import pytest
 import torch
 
 from residual_lens.errors import UnsupportedModelError
+from residual_lens.hooked import HookedViT
 from residual_lens.interventions import ResiDual
 from tests.hooked.running import listening
 from tests.interventions.tiny_bases import (
@@ -15,7 +17,7 @@ from tests.interventions.tiny_bases import (
     wrapped,
 )
 from tests.reference.residual import rescaled
-from tests.tiny_models import tiny_images
+from tests.tiny_models import draw_weights, tiny_images
 from tests.tolerances import FLOAT32_TOL, assert_changed, assert_close
 
 STREAM_TOL = 10 * FLOAT32_TOL
@@ -165,3 +167,28 @@ def test_a_model_without_one_map_to_the_embedding_has_no_stream_path():
     ):
         pass
     assert hooks_in_force(hvit) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("d_out", [24, 30])
+def test_an_embedding_as_wide_as_the_stream_blows_nothing_up(d_out):
+    """Centring makes the map singular; its pseudo-inverse must not amplify what float32 leaves of that direction."""
+    config = open_clip.get_model_config("ViT-B-16")
+    vision = config["vision_cfg"] | {"width": 24, "head_width": 8, "layers": 2, "image_size": 32}
+    tower = open_clip.model._build_vision_tower(d_out, vision).eval()
+    draw_weights(tower, seed=0)
+    hvit = HookedViT.wrap(tower)
+    images = tiny_images(tower)
+    residual = ResiDual.from_bases(bases_for(hvit), seed=3)
+    for hook_name, _ in residual.hooks(hvit, "stream"):
+        assert hook_name in hvit.hook_dict
+    frames = [rescaling.stream_frame(*maps(hvit), 1.0) for rescaling in residual._rescalings]
+    assert max(float(frame.writing.abs().max()) for frame in frames) < 100
+    with residual.attached(hvit, path="stream"), torch.autocast("cpu", torch.bfloat16):
+        assert hvit(images).isfinite().all()
+
+
+def maps(hvit):
+    """The map to the embedding and its inverse, as ResiDual takes them."""
+    to_embedding = hvit.direct_map()
+    return to_embedding, torch.linalg.pinv(to_embedding, rtol=1e-6)

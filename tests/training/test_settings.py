@@ -1,8 +1,10 @@
 """train_adapter refuses what it cannot train with, before any step."""
 
 import pytest
+import torch
 
 from residual_lens.errors import InputError
+from residual_lens.text import ZeroShotClassifier
 from residual_lens.training import LinearAdapter, cache_samples, train_adapter
 from tests.training.toy import toy_classifier, toy_split
 
@@ -21,3 +23,19 @@ def test_an_adapter_without_trainable_parameters_is_refused(hvit):
     frozen = LinearAdapter(hvit.cfg.d_out).requires_grad_(False)
     with pytest.raises(InputError, match="LinearAdapter has no parameter that requires a gradient"):
         train_adapter(frozen, hvit, toy_classifier(hvit), train=samples, validation=samples)
+
+
+def test_training_turns_gradients_on_for_itself_and_refuses_inference_mode(hvit):
+    samples, adapter = cache_samples(hvit, *toy_split(hvit, 10, seed=1)), LinearAdapter(hvit.cfg.d_out)
+    with torch.no_grad():
+        log = train_adapter(adapter, hvit, toy_classifier(hvit), train=samples, validation=samples, max_epochs=1)
+    assert len(log.train_loss) == 1
+    with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+        train_adapter(adapter, hvit, toy_classifier(hvit), train=samples, validation=samples)
+
+
+def test_a_classifier_of_another_width_is_refused(hvit):
+    samples = cache_samples(hvit, *toy_split(hvit, 10, seed=1))
+    other = ZeroShotClassifier(torch.eye(7), tuple("abcdefg"), 1.0)
+    with pytest.raises(InputError, match="classifier is for embeddings of 7 dimensions"):
+        train_adapter(LinearAdapter(hvit.cfg.d_out), hvit, other, train=samples, validation=samples)

@@ -231,4 +231,5 @@ def _config(tower: VisionTransformer, blocks: list[BlockParts], model_name: str)
         image_size=(height, width),
         patch_size=(patch_height, patch_width),
         eps=norm.eps,
+        act_fn=type(cast(SequentialMLP, block.mlp).gelu).__name__,
     )

@@ -62,13 +62,14 @@ class AttentionalPooling(Pooling):
         self.check_center(center)
         (after,), (offset,) = super().constant_part(norm, projection, center)
         attention, inner = self.pooler.attn, self.pooler.ln_k
-        heads, values = attention.num_heads, self._value_weight()
+        output, heads = attention.out_proj, attention.num_heads
+        parts = (inner.weight, inner.bias, self._value_weight(), attention.in_proj_bias, output.weight, output.bias)
+        gain, shift, values, in_bias, out, out_bias = (part.to(projection.dtype) for part in parts)
         w_v = rearrange(values, "(route d) d_model -> route d d_model", route=heads)
-        w_o = rearrange(attention.out_proj.weight, "d_pool (route d) -> route d d_pool", route=heads)
+        w_o = rearrange(out, "d_pool (route d) -> route d d_pool", route=heads)
         through = einsum(w_v, w_o, after, "route d m, route d d_pool, d_pool d_out -> route m d_out")
-        bias = inner.bias @ values.mT + attention.in_proj_bias.chunk(3)[2]
-        constant = (bias @ attention.out_proj.weight.mT + attention.out_proj.bias) @ after
-        maps = inner.weight[:, None] * through
+        constant = ((shift @ values.mT + in_bias.chunk(3)[2]) @ out.mT + out_bias) @ after
+        maps = gain[:, None] * through
         return maps - maps.mean(dim=1, keepdim=True), torch.stack([constant, offset])
 
     def _value_weight(self) -> Float[Tensor, "d_pool d_model"]:
