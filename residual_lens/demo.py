@@ -1,9 +1,12 @@
 """The main job end to end: decompose, fit bases, train ResiDual through hooks, compare honestly."""
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -86,37 +89,67 @@ def run_demo(
     if unknown:
         raise InputError(f"Unknown tasks {', '.join(unknown)}; known are {', '.join(task_names())}.")
     out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise InputError(f"Cannot write to {out.absolute()}: give another folder with --out.")
     started = time.perf_counter()
     hvit = HookedViT.from_pretrained(MODEL)
-    loaded = [load_task(name, image_size=hvit.cfg.image_size[0], seed=seed) for name in names]
     console.print(
         f"[bold]{MODEL}[/bold]: {hvit.cfg.n_layers} layers × {hvit.cfg.n_heads} heads, {len(hvit.units)} units, "
-        f"{sum(p.numel() for p in hvit.parts.tower.parameters()):,} parameters; {len(loaded)} tasks"
+        f"{sum(p.numel() for p in hvit.parts.tower.parameters()):,} parameters; {len(names)} tasks",
+        soft_wrap=True,
     )
-    bases = fit_bases(hvit, hvit.normalize(torch.cat([task.train.images[:BASIS_IMAGES_PER_TASK] for task in loaded])))
     results: dict[str, TaskResult] = {}
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("tasks", total=len(loaded) * (len(METHODS) + 1))
+    with _progress(console, total=1 + len(names) * (1 + len(METHODS))) as step:
+        with step("all tasks", "rendering images, fitting bases"):
+            loaded = [load_task(name, image_size=hvit.cfg.image_size[0], seed=seed) for name in names]
+            unlabelled = torch.cat([task.train.images[:BASIS_IMAGES_PER_TASK] for task in loaded])
+            bases = fit_bases(hvit, hvit.normalize(unlabelled))
         for task in loaded:
-
-            def step(doing: str, name: str = task.name) -> None:
-                progress.update(bar, description=f"{name}: {doing}")
-                progress.advance(bar)
-
             results[task.name] = _run_task(hvit, bases, task, seed, step)
     report = {"model": MODEL, "seed": seed, "tasks": {name: _as_json(result) for name, result in results.items()}}
+    shown = {_label(name): result for name, result in report["tasks"].items()}
+    console.print(results_table(shown, title="Accuracy on held-out test images (%)"))
     write_atomically(out / "results.json", f"{json.dumps(report, indent=2)}\n".encode())
     change = np.mean([result.change for result in results.values()], axis=0)
-    shown = {name.removeprefix("attributes:"): result for name, result in report["tasks"].items()}
-    figure = demo_figure(shown, change, title=f"ResiDual on {MODEL}")
-    figure.savefig(out / "figure.png", dpi=150)
-    console.print(results_table(shown, title="Accuracy on held-out test images (%)"))
+    picture = BytesIO()
+    demo_figure(shown, change, title=f"ResiDual on {MODEL}").savefig(picture, format="png", dpi=150)
+    write_atomically(out / "figure.png", picture.getvalue())
     console.print(
         f"Wrote {out / 'results.json'} and {out / 'figure.png'} in {time.perf_counter() - started:.0f} s. "
-        "Bold: best of the row. All methods but zero-shot trained on the task's training split."
+        "Bold: best of the row. All methods but zero-shot trained on the task's training split.",
+        soft_wrap=True,
     )
     return report
+
+
+def _label(task: str) -> str:
+    """What the table and the figure call a task: rendered ones by attribute, scans as what they are."""
+    return task.removeprefix("attributes:") if ":" in task else f"{task} (real)"
+
+
+Step = Callable[[str, str], AbstractContextManager[None]]
+"""A piece of work (on which task, doing what), shown while it runs and counted when it is done."""
+
+
+@contextmanager
+def _progress(console: Console, *, total: int) -> Iterator[Step]:
+    """A bar in a terminal; a line for each task elsewhere."""
+    columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=total)
+        current = ""
+
+        @contextmanager
+        def step(task: str, doing: str) -> Iterator[None]:
+            nonlocal current
+            progress.update(bar, description=f"{task}: {doing}")
+            if not console.is_terminal and task != current:
+                console.print(f"{task} …", highlight=False)
+            current = task
+            yield
+            progress.advance(bar)
+
+        yield step
 
 
 def demo_tasks() -> tuple[str, ...]:
@@ -125,31 +158,24 @@ def demo_tasks() -> tuple[str, ...]:
     return (*plain, *(name for name in task_names() if name.startswith("attributes:shape@")))
 
 
-def _run_task(hvit: HookedViT, bases: Bases, task: Task, seed: int, step: Callable[[str], None]) -> TaskResult:
+def _run_task(hvit: HookedViT, bases: Bases, task: Task, seed: int, step: Step) -> TaskResult:
     """All methods on one task: the backbone runs once over each split, everything else happens in hooks."""
-    step("decomposing images")
-    started = time.perf_counter()
-    classifier = zero_shot_classifier(
-        hvit.encode_text, task.classes, templates=task.templates, logit_scale=hvit.logit_scale
-    )
-    seconds = time.perf_counter() - started
-    splits = (task.train, task.validation, task.test)
-    train, validation, test = (cache_samples(hvit, hvit.normalize(s.images), s.labels) for s in splits)
-    methods = {"zero-shot": MethodResult(evaluate(hvit, classifier, test), 0, seconds)}
+    with step(task.name, "decomposing images"):
+        started = time.perf_counter()
+        classifier = zero_shot_classifier(
+            hvit.encode_text, task.classes, templates=task.templates, logit_scale=hvit.logit_scale
+        )
+        seconds = time.perf_counter() - started
+        splits = (task.train, task.validation, task.test)
+        train, validation, test = (cache_samples(hvit, hvit.normalize(s.images), s.labels) for s in splits)
+        methods = {"zero-shot": MethodResult(evaluate(hvit, classifier, test), 0, seconds)}
     change = np.zeros((hvit.cfg.n_layers, hvit.cfg.n_heads + 1))
     for name, make in METHODS.items():
-        step(f"training {name}")
-        adapter = make(hvit, bases, seed)
-        log = train_adapter(
-            adapter,
-            hvit,
-            classifier,
-            train=train,
-            validation=validation,
-            seed=seed,
-        )
-        accuracy = evaluate(hvit, classifier, test, adapter=adapter)
-        methods[name] = MethodResult(accuracy, adapter.parameter_count(), log.seconds)
+        with step(task.name, f"training {name}"):
+            adapter = make(hvit, bases, seed)
+            log = train_adapter(adapter, hvit, classifier, train=train, validation=validation, seed=seed)
+            accuracy = evaluate(hvit, classifier, test, adapter=adapter)
+            methods[name] = MethodResult(accuracy, adapter.parameter_count(), log.seconds)
         if name == "residual" and isinstance(adapter, ResiDual):
             change = _change(hvit, bases, adapter)
     return TaskResult(len(task.test), 1 / len(task.classes), methods, change)
