@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from residual_lens.data.tasks import ImageSplit
+from residual_lens.data.splits import ImageSplit
 from residual_lens.errors import InputError
 
 DIGIT_SHARE = 0.8

@@ -1,48 +1,19 @@
 """Classification tasks by name: images with labels, class words and prompts, split once and for all by the seed."""
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from residual_lens.data.attribute_world.captions import TEMPLATES
 from residual_lens.data.attribute_world.render import render
 from residual_lens.data.attribute_world.scenes import sample_scenes
 from residual_lens.data.attribute_world.shifts import SHIFTS, check_shift
 from residual_lens.data.attribute_world.vocabulary import ATTRIBUTES, DIGITS
+from residual_lens.data.digits import load_digit_splits
+from residual_lens.data.splits import ImageSplit, Task
 from residual_lens.errors import InputError
 
 PREFIX = "attributes:"
 RENDER_BLOCK = 1024
 """Images drawn at once: bounds the renderer's memory."""
-
-
-@dataclass(frozen=True)
-class ImageSplit:
-    """Images with labels; iterate over it in slices of the two tensors."""
-
-    images: Float[Tensor, "sample 3 height width"]
-    """float32 in [0, 1], not normalised for any model."""
-    labels: Int[Tensor, "sample"]
-    """Indices into the task's classes."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A named classification task with three disjoint splits."""
-
-    name: str
-    classes: tuple[str, ...]
-    """The words of the classes, as captions use them."""
-    templates: tuple[str, ...]
-    """Prompts with one `{}` for the class; a zero-shot classifier averages over them."""
-    train: ImageSplit
-    validation: ImageSplit
-    test: ImageSplit
 
 
 def task_names() -> tuple[str, ...]:
@@ -100,8 +71,6 @@ def load_task(
     if name not in task_names():
         raise InputError(_unknown_task(name))
     if name == "digits":
-        from residual_lens.data.digits import load_digit_splits
-
         splits = load_digit_splits(list(sizes.values()), image_size=image_size, seed=seed)
         return Task(name, DIGITS, TEMPLATES["digit"], *splits)
     attribute, _, shift = name.removeprefix(PREFIX).partition("@")
