@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from beartype import beartype
 from einops import einsum, rearrange
-from jaxtyping import Float
+from jaxtyping import Float, jaxtyped
 from torch import Tensor
 
 from residual_lens.errors import InputError, MismatchError
@@ -254,6 +255,7 @@ class HeadFrames:
         names = tuple(f"L{layer}H{head}" for layer in range(n_layers) for head in range(n_heads))
         return cls(names, q.mT.contiguous(), r.mT.contiguous())
 
+    @jaxtyped(typechecker=beartype)
     def coordinates(self, features: Float[Tensor, "batch unit feature"]) -> Float[Tensor, "batch unit rank"]:
         """Features (`UnitTerms.head_features`) to coordinates, in the features' dtype.
 
@@ -268,6 +270,7 @@ class HeadFrames:
         mixing = self.mixing.to(features)
         return einsum(features, mixing, "batch unit feature, unit feature rank -> batch unit rank")
 
+    @jaxtyped(typechecker=beartype)
     def lift(self, coordinates: Float[Tensor, "*batch unit rank"]) -> Float[Tensor, "*batch unit d_out"]:
         """Coordinates back to contributions."""
         return torch.einsum("...ur,urd->...ud", coordinates, self.frames.to(coordinates))

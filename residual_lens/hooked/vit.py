@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from beartype import beartype
+from jaxtyping import Float, jaxtyped
 from torch import Tensor, nn
 from transformer_lens import ActivationCache
 from transformer_lens.utilities.slice import Slice
@@ -185,6 +186,7 @@ class HookedViT(WiredViT):
             torch.cat(edited, dim=1), Units.of_vit(self.cfg.n_layers, self.cfg.n_heads, bias=chosen == "own")
         )
 
+    @jaxtyped(typechecker=beartype)
     def recompose(self, decomposition: Decomposition) -> Float[Tensor, "batch d_out"]:
         """The embedding of a stored decomposition, direct hook points and `hook_image_embed` in force.
 

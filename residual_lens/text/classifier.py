@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from beartype import beartype
+from jaxtyping import Float, Int, jaxtyped
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -28,6 +29,7 @@ class ZeroShotClassifier:
     logit_scale: float
     """Factor on cosines."""
 
+    @jaxtyped(typechecker=beartype)
     def logits(self, embedding: Float[Tensor, "batch d_out"]) -> Float[Tensor, "batch class"]:
         """`logit_scale · cos(embedding, class)`.
 
@@ -36,6 +38,7 @@ class ZeroShotClassifier:
         """
         return self.logit_scale * normalize(embedding, dim=-1) @ self.weights.to(embedding).mT
 
+    @jaxtyped(typechecker=beartype)
     def accuracy(self, embedding: Float[Tensor, "batch d_out"], labels: Int[Tensor, "batch"]) -> float:
         """Share of samples whose largest logit is their label's, in [0, 1].
 
@@ -47,6 +50,7 @@ class ZeroShotClassifier:
         return float((self.logits(embedding).argmax(dim=-1) == labels).double().mean())
 
 
+@jaxtyped(typechecker=beartype)
 @torch.no_grad()
 def zero_shot_classifier(
     encode_text: Callable[[Sequence[str]], Float[Tensor, "text d_out"]],

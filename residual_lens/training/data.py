@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from beartype import beartype
+from jaxtyping import Float, Int, jaxtyped
 from torch import Tensor
 from tqdm import tqdm
 
@@ -55,6 +56,7 @@ class LiveSamples:
         return hvit(self.images[rows])
 
 
+@jaxtyped(typechecker=beartype)
 @torch.no_grad()
 def cache_samples(
     hvit: HookedViT,
