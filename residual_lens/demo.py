@@ -27,7 +27,7 @@ from residual_lens.text import zero_shot_classifier
 from residual_lens.training import Coarse, LinearAdapter, cache_samples, evaluate, train_adapter
 
 MODEL = "attribute-clip"
-# Unlabelled images of every task that the bases are fitted on together.
+# Unlabelled training images of each of the demo's tasks that the bases are fitted on together, whatever tasks are run.
 BASIS_IMAGES_PER_TASK = 200
 
 
@@ -102,8 +102,7 @@ def run_demo(
     with _progress(console, total=1 + len(names) * (1 + len(METHODS))) as step:
         with step("all tasks", "rendering images, fitting bases"):
             loaded = [load_task(name, image_size=hvit.cfg.image_size[0], seed=seed) for name in names]
-            unlabelled = torch.cat([task.train.images[:BASIS_IMAGES_PER_TASK] for task in loaded])
-            bases = fit_bases(hvit, hvit.normalize(unlabelled))
+            bases = fit_bases(hvit, hvit.normalize(_basis_images(hvit, seed)))
         for task in loaded:
             results[task.name] = _run_task(hvit, bases, task, seed, step)
     report = {"model": MODEL, "seed": seed, "tasks": {name: _as_json(result) for name, result in results.items()}}
@@ -120,6 +119,14 @@ def run_demo(
         soft_wrap=True,
     )
     return report
+
+
+def _basis_images(hvit: HookedViT, seed: int) -> Float[torch.Tensor, "batch 3 height width"]:
+    size, count = hvit.cfg.image_size[0], BASIS_IMAGES_PER_TASK
+    tasks = (
+        load_task(name, image_size=size, seed=seed, n_train=count, n_validation=1, n_test=1) for name in demo_tasks()
+    )
+    return torch.cat([task.train.images for task in tasks])
 
 
 def _label(task: str) -> str:

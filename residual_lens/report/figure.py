@@ -95,7 +95,7 @@ def change_panel(axes: Axes, change: Float[np.ndarray, "layer column"]) -> None:
     axes.set_yticks(range(layers), [str(layer) for layer in range(layers)])
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
-    axes.set_title("Where the learned scales act: share of the change (%)", loc="left", fontsize=11)
+    axes.set_title("Where the learned scales act: share of change (%), mean", loc="left", fontsize=11)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.7)

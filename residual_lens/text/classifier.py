@@ -43,10 +43,13 @@ class ZeroShotClassifier:
         """Share of samples whose largest logit is their label's, in [0, 1].
 
         Raises:
-            InputError: no samples.
+            InputError: no samples, or labels that are not indices of classes.
         """
         if len(labels) == 0:
             raise InputError("Accuracy of no samples is not defined: the split is empty.")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise InputError(f"Labels run from {low} to {high}, but there are {len(self.classes)} classes.")
         return float((self.logits(embedding).argmax(dim=-1) == labels).double().mean())
 
 

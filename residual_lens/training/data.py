@@ -51,6 +51,10 @@ class LiveSamples:
     labels: Int[Tensor, "sample"]
     """Class indices."""
 
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise InputError(f"Expected one label an image, got {len(self.images)} images, {len(self.labels)} labels.")
+
     def embed(self, hvit: HookedViT, rows: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_out"]:
         """Embeddings, all hooks in force."""
         return hvit(self.images[rows])
