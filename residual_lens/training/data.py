@@ -46,8 +46,8 @@ class CachedSamples:
 class LiveSamples:
     """Images that run through the model at each step: needed for edits in the stream."""
 
-    images: Float[Tensor, "sample 3 height width"]
-    """Normalised."""
+    images: Float[Tensor, "image 3 height width"]
+    """Normalised; one a label."""
     labels: Int[Tensor, "sample"]
     """Class indices."""
 

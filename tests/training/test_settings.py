@@ -5,7 +5,7 @@ import torch
 
 from residual_lens.errors import InputError
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training import LinearAdapter, cache_samples, train_adapter
+from residual_lens.training import LinearAdapter, LiveSamples, cache_samples, train_adapter
 from tests.training.toy import toy_classifier, toy_split
 
 
@@ -39,3 +39,15 @@ def test_a_classifier_of_another_width_is_refused(hvit):
     other = ZeroShotClassifier(torch.eye(7), tuple("abcdefg"), 1.0)
     with pytest.raises(InputError, match="classifier is for embeddings of 7 dimensions"):
         train_adapter(LinearAdapter(hvit.cfg.d_out), hvit, other, train=samples, validation=samples)
+
+
+def test_live_samples_need_one_label_an_image(hvit):
+    with pytest.raises(InputError, match="got 3 images, 2 labels"):
+        LiveSamples(torch.zeros(3, 3, *hvit.cfg.image_size), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("labels", [[0, 5], [-1, 0]])
+def test_labels_that_are_no_classes_are_refused_where_they_are_scored(labels):
+    classifier = ZeroShotClassifier(torch.eye(3), ("a", "b", "c"), 1.0)
+    with pytest.raises(InputError, match="but there are 3 classes"):
+        classifier.accuracy(torch.ones(2, 3), torch.tensor(labels))
