@@ -54,7 +54,6 @@ class HookedRoot(HookedRootModule):
             yield self
         finally:
             self.context_level -= 1
-            self.is_caching = self.is_caching and self.context_level > 0
             for point, handle in added if reset_hooks_end else ():
                 handle.hook.remove()
                 point.fwd_hooks = [kept for kept in point.fwd_hooks if kept is not handle]
