@@ -119,10 +119,7 @@ def fit_bases(
         if has_heads:
             pca_heads.partial_fit(frames.coordinates(terms.head_features().double()))
         if others:
-            values = [
-                terms.embed_contribution() if u.layer is None else terms.mlp_contribution(u.layer) for u in others
-            ]
-            pca_others.partial_fit(torch.stack(values, dim=1))
+            pca_others.partial_fit(torch.stack([terms.contribution(unit) for unit in others], dim=1))
         # One route's weights sum to the pooled 1/σ; attention pooling has several, each a pattern over the tokens.
         inverse_scale += terms.readout.weights.sum(dim=-1).mean(dim=1).double().sum().cpu()
         count += len(batch)

@@ -1,6 +1,7 @@
 """Names and order of the units: the additive terms of an image embedding.
 
-`embed`, then for every layer its heads `L3H5` and its MLP `3_mlp_out`, then `bias`.
+`embed`, then for every layer its heads `L3H5` and its MLP `3_mlp_out`, then `pool_mlp_out` (the MLP of an attention
+pooling, where there is one), then `bias`.
 """
 
 import re
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from residual_lens.errors import InputError
 
-UnitKind = Literal["embed", "head", "mlp", "bias"]
+UnitKind = Literal["embed", "head", "mlp", "pool", "bias"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Unit:
     """
 
     name: str
-    """`embed`, `L3H5`, `3_mlp_out` or `bias`."""
+    """`embed`, `L3H5`, `3_mlp_out`, `pool_mlp_out` or `bias`."""
     kind: UnitKind
     """Which sort of term it is."""
     layer: int | None
-    """Layer, `None` for `embed` and `bias`."""
+    """Layer, `None` for units that belong to none."""
     index: int | None
     """Place on the head axis of its hook points; `None` where the hook point is the unit's alone."""
     hook_name: str | None
@@ -56,10 +57,13 @@ class Unit:
             return cls(name, "mlp", int(mlp[1]), None, f"{block}.hook_mlp_out", f"{block}.hook_mlp_direct")
         if name == "embed":
             return cls(name, "embed", None, None, "blocks.0.hook_resid_pre", "hook_embed_direct")
+        if name == "pool_mlp_out":
+            return cls(name, "pool", None, None, "pool.hook_mlp_out", "pool.hook_mlp_direct")
         if name == "bias":
             return cls(name, "bias", None, None, None, "hook_bias_direct")
         raise InputError(
-            f"No unit is called {name!r}: heads are like 'L0H0', MLPs like '0_mlp_out', then 'embed', 'bias'."
+            f"No unit is called {name!r}: heads are like 'L0H0', MLPs like '0_mlp_out', then 'embed', 'pool_mlp_out', "
+            "'bias'."
         )
 
     def read(self, activation: Float[Tensor, "*leading d"]) -> Float[Tensor, "*rest d"]:
@@ -111,11 +115,20 @@ class Units(Sequence[Unit]):
         self._position = {unit.name: i for i, unit in enumerate(self._units)}
 
     @classmethod
-    def of_vit(cls, n_layers: int, n_heads: int, *, bias: bool = True) -> "Units":
-        """All units of a pre-norm ViT; `bias=False` leaves out the last (centring "uniform" has none)."""
+    def of_vit(cls, n_layers: int, n_heads: int, *, bias: bool = True, pool_mlp: bool = False) -> "Units":
+        """All units of a pre-norm ViT.
+
+        Args:
+            n_layers: blocks.
+            n_heads: heads in each.
+            bias: whether there is a unit `bias` (centring "uniform" has none).
+            pool_mlp: whether tokens are pooled by attention with an MLP of its own.
+        """
         names = ["embed"]
         for layer in range(n_layers):
             names += [*(f"L{layer}H{head}" for head in range(n_heads)), f"{layer}_mlp_out"]
+        if pool_mlp:
+            names.append("pool_mlp_out")
         if bias:
             names.append("bias")
         return cls(Unit.named(name) for name in names)

@@ -1,5 +1,7 @@
 """Units sum to the embedding and equal their naive float64 twins, for every kind of config and both centrings."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -95,9 +97,9 @@ def test_uniform_centring_is_refused_for_attention_pooling():
         HookedViT.wrap(tower, center="uniform")
     hvit = HookedViT.wrap(tower)
     for call in (hvit.decompose, hvit.extract):
-        with pytest.raises(UnsupportedModelError, match="use center='own'"):
+        with pytest.raises(UnsupportedModelError, match="Use center='own'"):
             call(tiny_images(tower), center="uniform")
-    with pytest.raises(UnsupportedModelError, match="use center='own'"):
+    with pytest.raises(UnsupportedModelError, match="Use center='own'"):
         hvit.head_frames(center="uniform")
 
 
@@ -117,8 +119,8 @@ def test_bfloat16_units_sum_to_the_embedding(kind):
     hvit = HookedViT.wrap(tower)
     images = tiny_images(tower).to(torch.bfloat16)
     parts = hvit.decompose(images)
-    assert parts.values.dtype == torch.bfloat16
-    assert_close(parts.values.float().sum(dim=1), hvit(images).float(), BFLOAT16_SUM_TOL)
+    assert parts.values.dtype == torch.float32
+    assert_close(parts.total(), hvit(images).float(), BFLOAT16_SUM_TOL)
 
 
 @pytest.mark.parametrize(("kind", "center"), [("layerscale", "own"), ("clipa", "uniform"), ("coca", "own")])
@@ -182,6 +184,12 @@ def test_direct_map_takes_a_stream_term_to_its_contribution(kind):
     assert_close(hvit.decompose(images)["1_mlp_out"], expected, FLOAT32_TOL)
 
 
-def test_attention_pooling_has_no_single_direct_map():
-    with pytest.raises(UnsupportedModelError, match="pools by attention with 2 heads"):
-        HookedViT.wrap(tiny_tower("coca")).direct_map()
+def test_the_direct_map_of_attention_pooling_is_that_of_a_term_equal_at_all_tokens():
+    tower = tiny_tower("coca")
+    hvit = HookedViT.wrap(tower)
+    terms = hvit.extract(tiny_images(tower))
+    # Frozen weights that are the same for every pooling head, as they are for such a term.
+    weights = terms.readout.weights.mean(dim=1, keepdim=True).expand_as(terms.readout.weights)
+    readout = replace(terms.readout, weights=weights)
+    pooled = torch.einsum("bp,bpm->bm", weights[:, 0], terms.mlps[1])
+    assert_close(readout.of_terms(terms.mlps[1]), pooled.double() @ hvit.direct_map(), FLOAT32_TOL)

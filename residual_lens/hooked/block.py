@@ -5,61 +5,74 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from residual_lens.hooked.attention import HookedAttention
-from residual_lens.hooked.norm import HookedLayerNorm
-from residual_lens.hooked.parts import BlockParts, MLPParts
+from residual_lens.hooked.attention import Attended, HookedAttention
+from residual_lens.hooked.mlp import HookedMLP
+from residual_lens.hooked.norm import HookedNorm
+from residual_lens.hooked.parts.rotary import Rotation
+from residual_lens.hooked.parts.vit import BlockParts
 from residual_lens.hooked.points import Point
-
-
-class HookedMLP(nn.Module):
-    """`output(activation(pre(x)))` with a look before and after the activation."""
-
-    def __init__(self, parts: MLPParts) -> None:
-        super().__init__()
-        self.parts = parts
-        self.hook_pre = Point()
-        self.hook_post = Point()
-
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        pre = self.hook_pre(self.parts.pre(x))
-        return self.parts.output(self.hook_post(self.parts.activation(pre)))
+from residual_lens.hooked.pooling import Pooling
 
 
 class BlockRun(NamedTuple):
-    """What a block did: the stream before and after, and the terms it added."""
+    """What a block did: the stream on its way, before hooks at the sums, and the terms that were added."""
 
-    resid_pre: Float[Tensor, "batch pos d_model"]
-    resid_post: Float[Tensor, "batch kept d_model"]
-    heads: Float[Tensor, "batch kept head d"]
-    written: bool
+    resid_pre: Float[Tensor, "batch kept d_model"]
+    attended: Attended
+    attn_out: Float[Tensor, "batch kept d_model"]
+    mid_sum: Float[Tensor, "batch kept d_model"]
+    resid_mid: Float[Tensor, "batch kept d_model"]
     mlp_out: Float[Tensor, "batch kept d_model"]
+    post_sum: Float[Tensor, "batch kept d_model"]
+    resid_post: Float[Tensor, "batch kept d_model"]
 
 
 class HookedBlock(nn.Module):
     """`x + attn(ln1(x))`, then `+ mlp(ln2(·))`."""
 
-    def __init__(self, parts: BlockParts) -> None:
+    def __init__(self, parts: BlockParts, *, has_rotary: bool) -> None:
         super().__init__()
         self.hook_resid_pre = Point()
-        self.ln1 = HookedLayerNorm(parts.ln1)
-        self.attn = HookedAttention(parts.attention)
+        self.ln1 = HookedNorm(parts.ln1)
+        self.attn = HookedAttention(parts.attention, has_rotary=has_rotary)
         self.hook_attn_out = Point()
         self.hook_resid_mid = Point()
-        self.ln2 = HookedLayerNorm(parts.ln2)
+        self.ln2 = HookedNorm(parts.ln2)
         self.mlp = HookedMLP(parts.mlp)
         self.hook_mlp_out = Point()
         self.hook_resid_post = Point()
         self.hook_mlp_direct = Point()
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"], only: int | None = None) -> BlockRun:
-        """The block at all positions, or, for a last block read at one token, at position `only` alone."""
+    def forward(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        rotation: Rotation | None = None,
+        *,
+        only: int | None = None,
+        pooling: Pooling | None = None,
+    ) -> BlockRun:
+        """The block.
+
+        Args:
+            x: the stream.
+            rotation: rotary positions of this layer.
+            only: run for this position alone, in a last block that is read at one token.
+            pooling: given if the sources of what pooling reads are wanted.
+        """
         x = self.hook_resid_pre(x)
         normed = self.ln1(x)
+        first = only or 0
         kept = slice(None) if only is None else slice(only, only + 1)
-        attended = self.attn(normed if only is None else normed[:, kept], normed)
-        mid = self.hook_resid_mid(x[:, kept] + self.hook_attn_out(attended.output))
+        attended = self.attn(
+            normed if only is None else normed[:, kept], normed, rotation, first=first, pooling=pooling
+        )
+        x = x[:, kept]
+        attn_out = self.hook_attn_out(attended.output)
+        mid_sum = x + attn_out
+        mid = self.hook_resid_mid(mid_sum)
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(mid)))
-        return BlockRun(x, self.hook_resid_post(mid + mlp_out), attended.heads, attended.written, mlp_out)
+        post_sum = mid + mlp_out
+        return BlockRun(x, attended, attn_out, mid_sum, mid, mlp_out, post_sum, self.hook_resid_post(post_sum))
 
     def is_token_hooked(self) -> bool:
         """Whether anything listens to this block's tokens (direct hook points see pooled terms only)."""

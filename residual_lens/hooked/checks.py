@@ -5,7 +5,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from residual_lens.errors import InputError
-from residual_lens.hooked.parts import HookedViTConfig
+from residual_lens.hooked.parts.config import HookedViTConfig
+from residual_lens.hooked.parts.vit import ViTParts
 
 # Left open for the type checker, because check_images says more about a wrong batch than a type error would.
 Images = Shaped[Tensor, "..."]
@@ -21,11 +22,17 @@ def check_images(images: Images, config: HookedViTConfig, dtype: torch.dtype, de
         InputError: not a float tensor `[batch, 3, height, width]` of the model's size, dtype and device, empty, with
             NaN or infinite pixels, or with values that no normalised image has.
     """
-    height, width = config.image_size
-    expected = f"a float tensor [batch, 3, {height}, {width}] for {config.model_name}"
+    (height, width), (patch_height, patch_width) = config.image_size, config.patch_size
+    sizes = f"{height}, {width}" if not config.any_size else f"n · {patch_height}, m · {patch_width}"
+    expected = f"a float tensor [batch, 3, {sizes}] for {config.model_name}"
     if not isinstance(images, torch.Tensor):
         raise InputError(f"Expected {expected}, got {type(images).__name__}. Stack images into one tensor first.")
-    if images.ndim != 4 or images.shape[1:] != (3, height, width):
+    fits = images.ndim == 4 and images.shape[1] == 3
+    if config.any_size:
+        fits = fits and not (images.shape[2] % patch_height or images.shape[3] % patch_width)
+    else:
+        fits = fits and images.shape[2:] == (height, width)
+    if not fits:
         raise InputError(
             f"Expected {expected}, got shape {list(images.shape)}. Resize to {height}×{width} with three channels "
             "first; one image needs a leading batch axis (images[None])."
@@ -51,6 +58,27 @@ def check_images(images: Images, config: HookedViTConfig, dtype: torch.dtype, de
         raise InputError(
             f"Pixels range from {low:.4g} to {high:.4g}; normalised images lie within about ±3. "
             "Scale to [0, 1] and normalise: hvit.normalize(images / 255)."
+        )
+
+
+def check_size(image_size: tuple[int, int], parts: ViTParts) -> None:
+    """Refuse a size that the model does not take.
+
+    Raises:
+        InputError: with the sizes that it does.
+    """
+    if image_size == parts.image_size:
+        return
+    height, width = parts.patch_size
+    if not parts.embedding.any_size:
+        raise InputError(
+            f"{parts.model_name} takes images of {parts.image_size[0]}×{parts.image_size[1]} only, not "
+            f"{image_size[0]}×{image_size[1]}."
+        )
+    if min(image_size) <= 0 or image_size[0] % height or image_size[1] % width:
+        raise InputError(
+            f"{parts.model_name} takes images in multiples of its patch, {height}×{width}; {image_size[0]}×"
+            f"{image_size[1]} is none."
         )
 
 

@@ -1,21 +1,13 @@
-"""LayerNorm with TransformerLens' two hook points."""
+"""A norm with TransformerLens' two hook points."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from residual_lens.hooked.parts.norm import NormParts
 from residual_lens.hooked.points import Point
-
-
-@dataclass(frozen=True)
-class NormParts:
-    """A LayerNorm, by reference."""
-
-    module: nn.LayerNorm
-    """Owner of `weight`, `bias` (either may be `None`) and `eps`."""
 
 
 class Normed(NamedTuple):
@@ -26,8 +18,11 @@ class Normed(NamedTuple):
     scale: Float[Tensor, "*batch 1"]
 
 
-class HookedLayerNorm(nn.Module):
-    """`γ ⊙ (x − mean(x)) / scale + β` with `scale = sqrt(var(x) + eps)`; fused unless something listens."""
+class HookedNorm(nn.Module):
+    """`γ ⊙ (x − mean(x)) / scale + β` with `scale = sqrt(var(x) + eps)`; fused unless something listens.
+
+    An RMSNorm leaves the mean where it is: `γ ⊙ x / scale` with `scale = sqrt(mean(x²) + eps)`.
+    """
 
     def __init__(self, parts: NormParts) -> None:
         super().__init__()
@@ -43,12 +38,12 @@ class HookedLayerNorm(nn.Module):
     def with_statistics(self, x: Float[Tensor, "*batch d"]) -> Normed:
         """The norm step by step, in float32 or better, with the mean and the (hooked) scale it used."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = wide.mean(dim=-1, keepdim=True)
+        mean = wide.mean(dim=-1, keepdim=True) if self.parts.centred else torch.zeros_like(wide[..., :1])
         centred = wide - mean
         variance = centred.square().mean(dim=-1, keepdim=True)
-        scale = self.hook_scale.on_copy((variance + self.parts.module.eps).sqrt())
+        scale = self.hook_scale.on_copy((variance + self.parts.eps).sqrt())
         normalized = self.hook_normalized((centred / scale).to(x.dtype))
-        gain, offset = self.parts.module.weight, self.parts.module.bias
+        gain, offset = self.parts.gain, self.parts.offset
         output = normalized if gain is None else normalized * gain
         output = output if offset is None else output + offset
         # A norm may keep float32 weights in a model of half precision; its output is the stream's all the same.

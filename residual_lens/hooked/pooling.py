@@ -1,35 +1,50 @@
 """How the tokens of the last block become one vector, and the readout that this amounts to."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from residual_lens.decomposition import Center, Readout
-from residual_lens.hooked.norm import HookedLayerNorm
+from residual_lens.hooked.norm import HookedNorm
+from residual_lens.hooked.parts.norm import NormParts
 from residual_lens.hooked.points import Point
 
 
-class Pooled(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Pooled:
     """The vector before the projection, and what froze on the way there."""
 
-    vector: Float[Tensor, "batch d_model"]
+    vector: Float[Tensor, "batch d_pool"]
+    """Pooled and normalised stream."""
     weights: Float[Tensor, "batch route pos"]
-    """Pooling weight over the final norm's scale, at the kept positions."""
+    """Pooling weight over the scale of the norms, at the kept positions."""
     factor: Float[Tensor, "batch 1"]
     """Per-sample factor of the readout's first constant row: the stream's weighted mean, where that is not centred."""
+    mlp_out: Float[Tensor, "batch d_pool"] | None = None
+    """What the pooling's own MLP added."""
 
 
-class Pooling(ABC):
+class Pooling(nn.Module, ABC):
     """Tokens to one vector, with the final norm before or after."""
 
     token: int | None = None
     """The only position that the embedding reads in the last block, if there is one."""
+    has_mlp: bool = False
+    """Whether an MLP of its own adds to the pooled vector."""
 
-    def check_center(self, center: Center) -> None:  # noqa: B027 - most poolings define both
+    def check_center(self, center: Center) -> None:
         """Refuse a centring that this pooling does not define."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What it does, in a few words."""
+
+    def width(self, norm: NormParts) -> int:
+        """Coordinates of the pooled vector."""
+        return norm.width
 
     @abstractmethod
     def keep(self, term: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch kept *rest"]:
@@ -37,55 +52,71 @@ class Pooling(ABC):
 
     @abstractmethod
     def vector(
-        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point
-    ) -> Float[Tensor, "batch d_model"]:
+        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedNorm, hook_pooled: Point
+    ) -> Float[Tensor, "batch d_pool"]:
         """Pooled and normalised stream."""
 
     @abstractmethod
-    def frozen(self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point) -> Pooled:
+    def frozen(self, resid: Float[Tensor, "batch pos d_model"], norm: HookedNorm, hook_pooled: Point) -> Pooled:
         """The same with the statistics that a readout needs."""
 
     def readout(
-        self, pooled: Pooled, norm: HookedLayerNorm, projection: Float[Tensor, "d_model d_out"], center: Center
+        self,
+        pooled: Pooled,
+        norm: NormParts,
+        projection: Float[Tensor, "d_pool d_out"],
+        bias: Float[Tensor, "d_out"] | None,
+        center: Center,
     ) -> Readout:
         """The linear map that pooling, final norm and projection amounted to for these samples."""
-        maps, rows = self.constant_part(norm, projection, center)
+        maps, rows = self.constant_part(norm, projection, bias, center)
         ones = torch.ones_like(pooled.factor)
-        constants = ones if center == "own" else torch.cat([pooled.factor, ones], dim=-1)
+        constants = ones if len(rows) == 1 else torch.cat([pooled.factor, ones], dim=-1)
         dtype = projection.dtype
-        return Readout(center, pooled.weights.to(dtype), maps, constants.to(dtype), rows)
+        return Readout(center, pooled.weights.to(dtype), maps, constants.to(dtype), rows, projection)
 
     def constant_part(
-        self, norm: HookedLayerNorm, projection: Float[Tensor, "d_model d_out"], center: Center
+        self,
+        norm: NormParts,
+        projection: Float[Tensor, "d_pool d_out"],
+        bias: Float[Tensor, "d_out"] | None,
+        center: Center,
     ) -> tuple[Float[Tensor, "route d_model d_out"], Float[Tensor, "constant d_out"]]:
         """The readout's maps and constant rows, which depend on weights alone."""
-        gain, offset = (
-            None if x is None else x.to(projection.dtype) for x in (norm.parts.module.weight, norm.parts.module.bias)
-        )
-        scaled = projection if gain is None else gain[:, None] * projection
-        constant = torch.zeros_like(projection[0]) if offset is None else offset @ projection
+        scaled, constant = through_norm(norm, projection, bias)
         if center == "own":
-            return (scaled - scaled.mean(dim=0, keepdim=True))[None], constant[None]
+            return (centred_rows(scaled) if norm.centred else scaled)[None], constant[None]
         return scaled[None], torch.stack([-scaled.sum(dim=0), constant])
+
+
+def through_norm(
+    norm: NormParts, projection: Float[Tensor, "d_pool d_out"], bias: Float[Tensor, "d_out"] | None
+) -> tuple[Float[Tensor, "d_pool d_out"], Float[Tensor, "d_out"]]:
+    """`diag(γ) P` and `βP + b`: what follows the scaling by a norm."""
+    gain, offset = (None if x is None else x.to(projection.dtype) for x in (norm.gain, norm.offset))
+    constant = torch.zeros_like(projection[0]) if bias is None else bias
+    constant = constant if offset is None else constant + offset @ projection
+    return projection if gain is None else gain[:, None] * projection, constant
+
+
+def centred_rows(matrix: Float[Tensor, "*route d_model d_out"]) -> Float[Tensor, "*route d_model d_out"]:
+    """The matrix that centres over `d_model` first."""
+    return matrix - matrix.mean(dim=-2, keepdim=True)
 
 
 class _NormAfter(Pooling):
     """Pool the stream, then normalise the one vector."""
 
     @abstractmethod
-    def pool(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_model"]:
+    def pool(self, resid: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch *rest"]:
         """The pooled stream."""
 
-    def keep(self, term: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch 1 *rest"]:
-        # A copy: a view of one token would keep all of them in memory.
-        return self.pool(term)[:, None].clone()
-
     def vector(
-        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point
+        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedNorm, hook_pooled: Point
     ) -> Float[Tensor, "batch d_model"]:
         return norm(hook_pooled(self.pool(resid)))
 
-    def frozen(self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point) -> Pooled:
+    def frozen(self, resid: Float[Tensor, "batch pos d_model"], norm: HookedNorm, hook_pooled: Point) -> Pooled:
         normed = norm.with_statistics(hook_pooled(self.pool(resid)))
         return Pooled(normed.output, normed.scale.reciprocal()[:, None], normed.mean / normed.scale)
 
@@ -94,7 +125,15 @@ class TokenPooling(_NormAfter):
     """One token (the class token) is the pooled stream."""
 
     def __init__(self, token: int = 0) -> None:
+        super().__init__()
         self.token = token
+
+    def describe(self) -> str:
+        return "class token"
+
+    def keep(self, term: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch 1 *rest"]:
+        # A copy: a view of one token would keep all of them in memory.
+        return self.pool(term)[:, None].clone()
 
     def pool(self, resid: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch *rest"]:
         """That token; a last block run for it alone has one position only."""
@@ -105,7 +144,14 @@ class MeanPooling(_NormAfter):
     """The mean over positions from `first` on, normalised afterwards."""
 
     def __init__(self, first: int) -> None:
+        super().__init__()
         self.first = first
+
+    def describe(self) -> str:
+        return "mean, then norm"
+
+    def keep(self, term: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch 1 *rest"]:
+        return self.pool(term)[:, None]
 
     def pool(self, resid: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch *rest"]:
         """Mean over the pooled positions."""
@@ -116,17 +162,21 @@ class NormedMeanPooling(Pooling):
     """Every token is normalised, then the mean is taken over positions from `first` on."""
 
     def __init__(self, first: int) -> None:
+        super().__init__()
         self.first = first
+
+    def describe(self) -> str:
+        return "norm, then mean"
 
     def keep(self, term: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch kept *rest"]:
         return term[:, self.first :]
 
     def vector(
-        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point
+        self, resid: Float[Tensor, "batch pos d_model"], norm: HookedNorm, hook_pooled: Point
     ) -> Float[Tensor, "batch d_model"]:
         return hook_pooled(norm(resid)[:, self.first :].mean(dim=1))
 
-    def frozen(self, resid: Float[Tensor, "batch pos d_model"], norm: HookedLayerNorm, hook_pooled: Point) -> Pooled:
+    def frozen(self, resid: Float[Tensor, "batch pos d_model"], norm: HookedNorm, hook_pooled: Point) -> Pooled:
         normed = norm.with_statistics(resid)
         vector = hook_pooled(normed.output[:, self.first :].mean(dim=1))
         scale, mean = normed.scale[:, self.first :, 0], normed.mean[:, self.first :, 0]

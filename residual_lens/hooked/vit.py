@@ -1,32 +1,28 @@
 """`HookedViT`: TransformerLens hooks around a vision transformer that the user already has."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
 import torch
-from beartype import beartype
-from jaxtyping import Float, jaxtyped
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import ActivationCache
 from transformer_lens.utilities.slice import Slice
 
-from residual_lens.decomposition import Decomposition, HeadFrames, UnitTerms, check_center
-from residual_lens.errors import InputError, MismatchError, UnsupportedModelError
+from residual_lens.decomposition import check_center
+from residual_lens.errors import InputError, UnsupportedModelError
 from residual_lens.hooked.backbones import adapt
 from residual_lens.hooked.cache import ViTCache, position_axis
-from residual_lens.hooked.checks import Images, check_unit_interval
+from residual_lens.hooked.checks import Images, check_size, check_unit_interval
+from residual_lens.hooked.decomposing import DecomposedViT
 from residual_lens.hooked.fingerprint import fingerprint
 from residual_lens.hooked.loading import load
 from residual_lens.hooked.points import Point
-from residual_lens.hooked.wiring import WiredViT
-from residual_lens.units import Units
-
-# Gap between the units' sum and the embedding that rounding explains, relative to a sample's largest coordinate.
-SUM_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+from residual_lens.hooked.weights import WeightViews
 
 
-class HookedViT(WiredViT):
+class HookedViT(WeightViews, DecomposedViT):
     """A pre-norm ViT with TransformerLens' hook points, exact, around borrowed weights.
 
     The wiring is ours; every weight stays in the model that was wrapped (`source`), which remains usable and is trained
@@ -48,24 +44,39 @@ class HookedViT(WiredViT):
         module: nn.Module,
         *,
         center: str = "own",
-        tokenizer: Callable[..., Tensor] | None = None,
+        head: bool = False,
+        tokenizer: Callable[..., Tensor | Mapping[str, Tensor]] | None = None,
         model_name: str | None = None,
+        image_size: tuple[int, int] | None = None,
+        pixel_mean: tuple[float, float, float] | None = None,
+        pixel_std: tuple[float, float, float] | None = None,
     ) -> "HookedViT":
         """Hooks around a model held in memory; no weight is copied.
 
         Args:
-            module: an open_clip CLIP object or its image tower.
+            module: a CLIP object or its image tower (open_clip), a vision model of Hugging Face, a vision transformer
+                of timm: `residual-lens models` lists them.
             center: "own" gives the final norm's constant part a unit of its own, `bias`; "uniform" shares it out over
                 all units as the paper's released code does.
+            head: go on through the model's own linear head: the embedding is then a classifier's logits, or what a timm
+                tower of CLIP projects to. Without it the embedding is what such a head would be given.
             tokenizer: texts to tokens, for `encode_text`.
             model_name: what messages and files call it; the class name by default.
+            image_size: height and width to call the model's own, where it takes any (`cfg.any_size`).
+            pixel_mean: channel means for `normalize`, where the module does not say.
+            pixel_std: channel standard deviations for `normalize`.
 
         Raises:
             UnsupportedModelError: the module is no ViT that can be decomposed exactly, with the reason.
-            InputError: no such centring.
+            InputError: no such centring, or a size that the model does not take.
         """
         chosen = check_center(center)
-        parts = adapt(module, model_name or type(module).__name__)
+        parts = adapt(module, model_name or type(module).__name__, head=head)
+        if image_size is not None:
+            check_size(image_size, parts)
+            parts = replace(parts, image_size=image_size)
+        if pixel_mean is not None or pixel_std is not None:
+            parts = replace(parts, pixel_mean=pixel_mean, pixel_std=pixel_std)
         parts.pooling.check_center(chosen)
         return cls(module, parts, chosen, tokenizer)
 
@@ -75,31 +86,43 @@ class HookedViT(WiredViT):
         name: str,
         *,
         center: str = "own",
+        head: bool = False,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "HookedViT":
         """Load a model by name and wrap it, in eval mode.
 
         Args:
-            name: `"attribute-clip"` (shipped with the package, nothing is downloaded) or `"open_clip:NAME/TAG"` such as
-                `"open_clip:ViT-L-14/openai"`; also `"open_clip:hf-hub:org/repo"`, `"open_clip:local-dir:path"`.
+            name: `"attribute-clip"` (shipped with the package, nothing is downloaded); the paper's `"clip-b"`,
+                `"clip-l"`, `"openclip-b"`, `"openclip-l"`, `"blip-l"`, `"vit-l"`, `"dinov2-l"`; `"open_clip:NAME/TAG"` such as
+                `"open_clip:ViT-L-14/openai"`, `"timm:NAME.TAG"`, `"hf:org/repo"`; also `"open_clip:hf-hub:org/repo"`
+                and folders (`"open_clip:local-dir:path"`, `"hf:path"`). `residual-lens models` lists examples.
             center: see `wrap`.
+            head: see `wrap`.
             device: where to put it.
             dtype: what to cast its weights to.
 
         Raises:
             InputError: no such source, model or tag; the message lists close ones.
         """
-        source, tokenizer = load(name)
-        source = source.to(device=device, dtype=dtype).eval()
-        return cls.wrap(source, center=center, tokenizer=tokenizer, model_name=name)
+        loaded = load(name, head=head)
+        return cls.wrap(
+            loaded.module.to(device=device, dtype=dtype).eval(),
+            center=center,
+            head=head,
+            tokenizer=loaded.tokenizer,
+            model_name=name,
+            image_size=loaded.image_size,
+            pixel_mean=loaded.pixel_mean,
+            pixel_std=loaded.pixel_std,
+        )
 
     def fingerprint(self) -> str:
         """Digest of the image tower's weights and wiring, by which bases know their model.
 
         A cast to another dtype counts as other weights.
         """
-        wiring = f"{replace(self.cfg, model_name='')} {type(self.parts.pooling).__name__}"
+        wiring = str(replace(self.cfg, model_name=""))
         return fingerprint(self.parts.tower, wiring)
 
     def normalize(self, images: Images) -> Float[Tensor, "batch 3 height width"]:
@@ -141,111 +164,12 @@ class HookedViT(WiredViT):
             raise UnsupportedModelError(f"{self.cfg.model_name} has no text tower and so no logit scale.")
         return self.parts.text.logit_scale()
 
-    def extract(self, images: Images, *, center: str | None = None) -> UnitTerms:
-        """Every unit's term at the positions the embedding reads, before the readout: the cheapest full record.
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: a block keeps its input only and runs once more in the backward pass.
 
-        Args:
-            images: as for `forward`.
-            center: the readout's centring, the wrapper's own by default.
-
-        Raises:
-            MismatchError: an active hook writes into the stream where no unit owns it, so that units do not sum to the
-                embedding.
+        Hooks run once more with it, and must still be in force then: call `backward()` inside their context.
         """
-        embedding, terms = self.stream(images, check_center(center or self.center))
-        terms = cast(UnitTerms, terms)
-        if any(point.is_hooked for point in cast(dict[str, Point], self.hook_dict).values()):
-            _check_sum(terms, embedding)
-        return terms
-
-    def decompose(self, images: Images, *, center: str | None = None) -> Decomposition:
-        """The image embedding as a sum of direct contributions, one per unit.
-
-        With pooled stream `r = Σ_u c_u`, `σ = sqrt(var(r) + eps)`, final norm `(γ, β)` and projection `P`:
-        "own" gives `u = P[γ ⊙ (c_u − mean(c_u)) / σ]` and `bias = Pβ`; "uniform" gives each unit an even share of
-        `P[β − γ mean(r)/σ]` instead. Differentiable. Hooks in force are respected, those at direct points included;
-        `hook_image_embed` sees the sum only and is left out.
-
-        Args:
-            images: as for `forward`.
-            center: "own" or "uniform"; the wrapper's own by default.
-
-        Raises:
-            MismatchError: an active hook writes into the stream where no unit owns it, so that units do not sum to the
-                embedding; or direct points are hooked and `center` is not the wrapper's.
-        """
-        chosen = check_center(center or self.center)
-        points = list(self.direct_points(chosen))
-        if chosen != self.center and any(direct.point.is_hooked for direct in points):
-            raise MismatchError(f"Direct hooks see center={self.center!r} contributions; decompose with that centring.")
-        values = self.extract(images, center=chosen).contributions()
-        edited = [
-            direct(values[:, direct.units]) if direct.point.is_hooked else values[:, direct.units] for direct in points
-        ]
-        return Decomposition(
-            torch.cat(edited, dim=1), Units.of_vit(self.cfg.n_layers, self.cfg.n_heads, bias=chosen == "own")
-        )
-
-    @jaxtyped(typechecker=beartype)
-    def recompose(self, decomposition: Decomposition) -> Float[Tensor, "batch d_out"]:
-        """The embedding of a stored decomposition, direct hook points and `hook_image_embed` in force.
-
-        A frozen backbone runs once; whatever acts on direct contributions is then trained or evaluated on what it gave,
-        through the same hooks and with the same numbers as `forward`.
-
-        Raises:
-            MismatchError: the decomposition has other units than this wrapper, or a hook is in force that would act
-                before the decomposition.
-        """
-        if decomposition.units != self.units:
-            raise MismatchError(
-                f"The decomposition has {decomposition.units!r}, this model (center={self.center!r}) {self.units!r}."
-            )
-        points = list(self.direct_points(self.center))
-        replayed = [self.hook_image_embed, *(direct.point for direct in points)]
-        for name, point in cast(dict[str, Point], self.hook_dict).items():
-            if point.is_hooked and point not in replayed:
-                raise MismatchError(
-                    f"A hook at {name} is in force, which a stored decomposition cannot answer: only direct points and "
-                    "hook_image_embed are replayed. Run the model on images (LiveSamples in training), or leave the "
-                    "context."
-                )
-        values = decomposition.values
-        sums = []
-        for direct in points:
-            seen = values[:, direct.units]
-            # A clone, because a hook may write in place and the decomposition is the caller's.
-            sums.append((direct(seen.clone()) if direct.point.is_hooked else seen).sum(dim=1))
-        return self.hook_image_embed(torch.stack(sums).sum(dim=0))
-
-    def head_frames(self, *, center: str | None = None) -> HeadFrames:
-        """Low-rank coordinates of every head's contribution, from the weights as they are (see `HeadFrames`)."""
-        chosen = check_center(center or self.center)
-        self.parts.pooling.check_center(chosen)
-        projection = self.parts.projection_matrix().detach().double()
-        maps, rows = self.parts.pooling.constant_part(self.ln_final, projection, chosen)
-        attentions = [block.attention for block in self.parts.blocks]
-        weights, biases = [part.output_weight() for part in attentions], [part.output_bias() for part in attentions]
-        return HeadFrames.of_weights(weights, biases, maps, rows, chosen)
-
-    def direct_map(self) -> Float[Tensor, "d_model d_out"]:
-        """The linear map `G` of a stream term's direct contribution `c G / σ`: centring, final gain, projection.
-
-        Returns:
-            In float64, centred there: float32 would leave a little of the direction that centring removes, which a
-            pseudo-inverse blows up.
-
-        Raises:
-            UnsupportedModelError: attention pooling has a map for each of its heads instead of one.
-        """
-        projection = self.parts.projection_matrix().detach().double()
-        maps, _ = self.parts.pooling.constant_part(self.ln_final, projection, "own")
-        if len(maps) > 1:
-            raise UnsupportedModelError(
-                f"{self.cfg.model_name} pools by attention with {len(maps)} heads: no single map leads from the stream "
-                "to the embedding. Use path='direct'."
-            )
-        return maps[0]
+        self.checkpoints_gradients = enable
 
     def run_with_cache(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -289,16 +213,3 @@ class HookedViT(WiredViT):
         with self.hooks(hooks, clear_contexts=clear_contexts):
             embedding = self(images)
         return embedding, ViTCache(cached, self, has_batch_dim=not remove_batch_dim)
-
-
-@torch.no_grad()
-def _check_sum(terms: UnitTerms, embedding: Float[Tensor, "batch d_out"]) -> None:
-    """Refuse terms that do not add up to the embedding."""
-    gap = (terms.contributions().sum(dim=1) - embedding).abs().amax(dim=1) / embedding.abs().amax(dim=1)
-    # Written so that a gap of NaN is refused as well.
-    if not bool((gap <= SUM_TOLERANCE[embedding.dtype]).all()):
-        raise MismatchError(
-            f"Units sum to the embedding only within {float(gap.max()):.1e}: a hook in force edits the stream where no "
-            "unit owns the change (hook_attn_out, hook_resid_*, hook_pooled, ln_final). Edit a unit's own hook point "
-            "(attn.hook_z, attn.hook_result, hook_mlp_out, blocks.0.hook_resid_pre) or leave the context."
-        )

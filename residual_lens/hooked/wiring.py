@@ -2,19 +2,25 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from residual_lens.decomposition import Center, UnitTerms
-from residual_lens.hooked.attention import HookedAttention
+from residual_lens.decomposition import Center, TokenTerms, UnitTerms
+from residual_lens.decomposition.readout import outside_autocast
+from residual_lens.hooked.attention import HookedAttention, Sources
 from residual_lens.hooked.block import HookedBlock
+from residual_lens.hooked.checkpointing import checkpointed
 from residual_lens.hooked.checks import Images, check_images
-from residual_lens.hooked.norm import HookedLayerNorm
-from residual_lens.hooked.parts import HookedViTConfig, ViTParts
+from residual_lens.hooked.norm import HookedNorm
+from residual_lens.hooked.parts.config import HookedViTConfig
+from residual_lens.hooked.parts.rotary import Rotation
+from residual_lens.hooked.parts.vit import ViTParts
 from residual_lens.hooked.points import Point
+from residual_lens.hooked.pooling import Pooled, Pooling
+from residual_lens.hooked.recording import TermRecord
 from residual_lens.hooked.root import HookedRoot
 from residual_lens.units import Units
 
@@ -37,26 +43,40 @@ class DirectPoint(NamedTuple):
         return self.point(values) if self.has_head_axis else self.point(values[:, 0])[:, None]
 
 
+class Streamed(NamedTuple):
+    """What a forward pass gave."""
+
+    embedding: Float[Tensor, "batch d_out"]
+    """Before direct edits."""
+    terms: UnitTerms | None
+    """Every unit's term, where a readout was asked for."""
+    tokens: TokenTerms | None
+    """Where the heads' terms come from, if that was asked for."""
+
+
 class WiredViT(HookedRoot):
     """The forward pass, from images to embedding; `HookedViT` adds what users ask of it."""
 
     def __init__(
-        self, source: nn.Module, parts: ViTParts, center: Center, tokenizer: Callable[..., Tensor] | None
+        self, source: nn.Module, parts: ViTParts, center: Center, tokenizer: Callable[..., Any] | None
     ) -> None:
         """Use `HookedViT.wrap` or `HookedViT.from_pretrained`."""
         super().__init__()
         self.parts = parts
-        self.cfg: HookedViTConfig = parts.config
+        self.cfg = HookedViTConfig.of(parts)
         self.center: Center = center
-        self.units = Units.of_vit(self.cfg.n_layers, self.cfg.n_heads, bias=center == "own")
+        self.units = self.units_of(center)
         self.tokenizer = tokenizer
+        self.checkpoints_gradients = False
         self.hook_embed = Point()
         self.hook_pos_embed = Point()
         self.hook_full_embed = Point()
-        self.ln_pre = HookedLayerNorm(parts.ln_pre) if parts.ln_pre else nn.Identity()
-        self.blocks = nn.ModuleList(HookedBlock(block) for block in parts.blocks)
+        self.ln_pre = HookedNorm(parts.ln_pre) if parts.ln_pre else nn.Identity()
+        has_rotary = parts.rotary is not None
+        self.blocks = nn.ModuleList(HookedBlock(block, has_rotary=has_rotary) for block in parts.blocks)
+        self.pool: Pooling = parts.pooling
         self.hook_pooled = Point()
-        self.ln_final = HookedLayerNorm(parts.ln_final)
+        self.ln_final = HookedNorm(parts.ln_final)
         self.hook_embed_direct = Point()
         # "uniform" has no such unit, and a hook point that nothing passes would swallow edits in silence.
         self.hook_bias_direct = Point() if center == "own" else None
@@ -72,13 +92,27 @@ class WiredViT(HookedRoot):
         return self.parts.embedding.dtype
 
     @property
+    def wide_dtype(self) -> torch.dtype:
+        """What contributions are computed in: float32 in models of half precision."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
     def device(self) -> torch.device:
         """Where the image tower lies."""
         return next(self.parts.tower.parameters()).device
 
     def attention(self, layer: int) -> HookedAttention:
         """The attention of one block."""
-        return cast(HookedBlock, self.blocks[layer]).attn
+        return self._blocks[layer].attn
+
+    @property
+    def _blocks(self) -> list[HookedBlock]:
+        return cast(list[HookedBlock], list(self.blocks))
+
+    def units_of(self, center: Center) -> Units:
+        """The units that a centring gives."""
+        cfg = self.cfg
+        return Units.of_vit(cfg.n_layers, cfg.n_heads, bias=center == "own", pool_mlp=cfg.pool_mlp)
 
     def forward(self, images: Images) -> Float[Tensor, "batch d_out"]:
         """The source's own image embedding, with all hooks in force.
@@ -94,65 +128,96 @@ class WiredViT(HookedRoot):
             InputError: images of the wrong shape, dtype or range, or with NaN.
         """
         hooked = [direct for direct in self.direct_points(self.center) if direct.point.is_hooked]
-        embedding, terms = self.stream(images, self.center if hooked else None)
+        run = self.stream(images, self.center if hooked else None)
+        embedding = run.embedding
         for direct in hooked:
-            values = direct.of(cast(UnitTerms, terms))
+            values = direct.of(cast(UnitTerms, run.terms))
             before = values.sum(dim=1)
             embedding = embedding + (direct(values).sum(dim=1) - before)
-        return self.hook_image_embed(embedding)
+        return self.hook_image_embed(embedding.to(run.embedding.dtype))
 
-    def stream(self, images: Images, readout: Center | None) -> tuple[Float[Tensor, "batch d_out"], UnitTerms | None]:
-        """The embedding before direct edits, with every unit's term where a readout is asked for."""
+    def stream(self, images: Images, readout: Center | None, *, tokens: bool = False) -> Streamed:
+        """The embedding before direct edits.
+
+        Args:
+            images: as for `forward`.
+            readout: record every unit's term, to be read out with this centring.
+            tokens: record which tokens the heads' terms come from as well.
+        """
         check_images(images, self.cfg, self.dtype, self.device)
-        pooling = self.parts.pooling
-        x = self._embed(images)
-        embed, heads, written, mlps = x, [], [], []
-        for layer, block in enumerate(cast(Sequence[HookedBlock], self.blocks)):
-            is_last = layer == self.cfg.n_layers - 1
-            run = block(x, pooling.token if is_last and not block.is_token_hooked() else None)
-            x = run.resid_post
-            if readout is not None:
-                embed = pooling.keep(run.resid_pre) if layer == 0 else embed
-                heads.append(pooling.keep(run.heads))
-                written.append(run.written)
-                mlps.append(pooling.keep(run.mlp_out))
-        projection = self.parts.projection_matrix()
-        if readout is None:
-            return pooling.vector(x, self.ln_final, self.hook_pooled) @ projection, None
-        pooled = pooling.frozen(x, self.ln_final, self.hook_pooled)
-        attentions = [block.attention for block in self.parts.blocks]
-        terms = UnitTerms(
-            embed=embed,
-            heads=heads,
-            mlps=mlps,
-            output_weights=[part.output_weight() for part in attentions],
-            output_biases=[part.output_bias() for part in attentions],
-            written=written,
-            readout=pooling.readout(pooled, self.ln_final, projection, readout),
+        pool = self.pool
+        x, rotations = self._embed(images)
+        record = (
+            None if readout is None else TermRecord(pool, self.wide_dtype if self.dtype != self.wide_dtype else None)
         )
-        return pooled.vector @ projection, terms
+        for layer, block in enumerate(self._blocks):
+            is_last = layer == self.cfg.n_layers - 1
+            only = pool.token if is_last and not block.is_token_hooked() else None
+            run_block = partial(block, only=only, pooling=pool if tokens else None)
+            if self.checkpoints_gradients and torch.is_grad_enabled():
+                run_block = checkpointed(block, run_block)
+            run = run_block(x, rotations[layer])
+            x = run.resid_post
+            if record is not None:
+                record.add(run)
+        if record is None or readout is None:
+            vector = pool.vector(x, self.ln_final, self.hook_pooled)
+            return Streamed(self.parts.project(vector), None, None)
+        pooled = pool.frozen(x, self.ln_final, self.hook_pooled)
+        terms = self._terms(record, pooled, readout)
+        by_token = None
+        if tokens:
+            sources = cast(Sequence[Sources], record.sources)
+            patterns, values = [source.pattern for source in sources], [source.values for source in sources]
+            by_token = TokenTerms(patterns, values, terms.output_weights, terms.output_biases, terms.readout)
+        return Streamed(self.parts.project(pooled.vector), terms, by_token)
 
-    def _embed(self, images: Images) -> Float[Tensor, "batch pos d_model"]:
-        embedding = self.parts.embedding
+    @outside_autocast
+    def _terms(self, record: TermRecord, pooled: Pooled, readout: Center) -> UnitTerms:
+        parts, wide = self.parts, self.wide_dtype
+        attentions = [block.attention for block in parts.blocks]
+        projection, bias = parts.projection_matrix(wide), parts.projection_bias(wide)
+        return UnitTerms(
+            embed=record.embed.to(wide),
+            heads=[heads.to(wide) for heads in record.heads],
+            mlps=[mlp.to(wide) for mlp in record.mlps],
+            output_weights=[part.output_weight().to(wide) for part in attentions],
+            output_biases=[part.output_bias().to(wide) for part in attentions],
+            written=record.written,
+            readout=self.pool.readout(pooled, parts.ln_final, projection, bias, readout),
+            attn_outs=record.attn_outs or None,
+            pool_mlp=None if pooled.mlp_out is None else pooled.mlp_out.to(wide),
+        )
+
+    def _embed(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Sequence[Rotation | None]]:
+        embedding, rotary = self.parts.embedding, self.parts.rotary
+        rows, columns = (size // patch for size, patch in zip(images.shape[2:], self.cfg.patch_size, strict=True))
         tokens = self.hook_embed(embedding.tokens(images))
-        positions = embedding.positions().to(tokens.dtype).expand_as(tokens)
+        positions = embedding.positions(rows, columns).to(tokens.dtype).expand_as(tokens)
         if self.hook_pos_embed.is_hooked:
             # A clone, because a hook may write in place and this is a view of the user's parameter.
             positions = self.hook_pos_embed(positions.clone())
-        return self.ln_pre(self.hook_full_embed(embedding.drop(tokens + positions)))
+        rotations = [None] * self.cfg.n_layers if rotary is None else rotary.rotations(images, rows, columns)
+        return self.ln_pre(self.hook_full_embed(embedding.drop(tokens + positions))), rotations
 
     def direct_points(self, center: Center) -> Iterator[DirectPoint]:
         """Direct hook points in the order of the units."""
         heads = self.cfg.n_heads
         yield DirectPoint(self.hook_embed_direct, slice(0, 1), UnitTerms.embed_contribution, False)
-        for layer, block in enumerate(cast(Sequence[HookedBlock], self.blocks)):
+        for layer, block in enumerate(self._blocks):
             start = 1 + layer * (heads + 1)
             stop = start + heads
             of_heads = partial(UnitTerms.head_contributions, layer=layer)
             yield DirectPoint(block.attn.hook_direct, slice(start, stop), of_heads, True)
             of_mlp = partial(UnitTerms.mlp_contribution, layer=layer)
             yield DirectPoint(block.hook_mlp_direct, slice(stop, stop + 1), of_mlp, False)
+        last = 1 + self.cfg.n_layers * (heads + 1)
+        if self.pool.has_mlp:
+            point = cast(Point, self.pool.hook_mlp_direct)
+            yield DirectPoint(point, slice(last, last + 1), UnitTerms.pool_contribution, False)
+            last += 1
         if center == "own":
-            last = 1 + self.cfg.n_layers * (heads + 1)
             point = self.hook_bias_direct or Point()
             yield DirectPoint(point, slice(last, last + 1), UnitTerms.bias_contribution, False)

@@ -34,12 +34,23 @@ CASES = [
     for kind in WIRINGS
     for name in NAMES
     if not (kind == "clipa" and name.startswith("ln_pre")) and (kind == "ViT-B-16" or not name.startswith("blocks.1."))
+] + [
+    ("coca", name)
+    for name in ("pool.hook_pattern", *(f"pool.ln_tokens.{point}" for point in ("hook_scale", "hook_normalized")))
 ]
+
+
+POOLER = ("pool.hook_pattern", *(f"pool.ln_tokens.{point}" for point in LN))
+
+
+def has_pooler(kind: str) -> bool:
+    return kind in ("coca", "attention-pool-of-equal-width")
 
 
 def expected_names(kind: str) -> set[str]:
     without_ln_pre = kind in ("clipa", "no-ln-pre")
-    return {name for name in NAMES if not (without_ln_pre and name.startswith("ln_pre"))}
+    names = {name for name in NAMES if not (without_ln_pre and name.startswith("ln_pre"))}
+    return names | set(POOLER) if has_pooler(kind) else names
 
 
 def noise_like(activation: torch.Tensor) -> torch.Tensor:
@@ -81,6 +92,8 @@ def test_every_hook_point_fires_once_with_its_shape(kind):
         "ln_final.hook_scale": one if normed_tokens else (batch, 1),
         "ln_final.hook_normalized": stream if normed_tokens else pooled,
         **dict.fromkeys(("hook_embed_direct", "hook_bias_direct", "hook_image_embed"), (batch, cfg.d_out)),
+        **{"pool.hook_pattern": (batch, 2, cfg.n_ctx), "pool.ln_tokens.hook_scale": one},
+        "pool.ln_tokens.hook_normalized": stream,
     }
     for layer in range(cfg.n_layers):
         block = f"blocks.{layer}"

@@ -92,13 +92,13 @@ UNSUPPORTED = {
         lambda: open_clip.CLIP(16, {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32}, TINY_TEXT),
         r"the image tower is ModifiedResNet",
     ),
-    "a timm tower": (
+    "a timm tower with an MLP behind it": (
         lambda: open_clip.CustomTextCLIP(
             16,
-            {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160},
+            {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "mlp", "image_size": 160},
             TINY_TEXT,
         ),
-        r"the image tower is TimmModel",
+        r"timm's tower ends in mlp; supported is a linear projection or none",
     ),
     "normed queries and keys": (lambda: tiny_config(qk_norm=True), r"blocks are CustomResidualAttentionBlock"),
     "scaled heads": (lambda: tiny_config(scale_heads=True), r"blocks are CustomResidualAttentionBlock"),

@@ -4,7 +4,6 @@ import open_clip
 import pytest
 import torch
 
-from residual_lens.errors import UnsupportedModelError
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import ResiDual
 from tests.hooked.running import listening
@@ -12,7 +11,6 @@ from tests.interventions.tiny_bases import (
     DIRECT_POOLED,
     PATHS_AND_CENTERS,
     bases_for,
-    hooks_in_force,
     scales_by_unit,
     wrapped,
 )
@@ -156,17 +154,6 @@ def test_residual_star_leaves_the_other_units_in_the_stream():
     for name in ("1_mlp_out", "L2H1", "2_mlp_out"):
         assert after[name].abs().amax() > 0
         assert_changed(after[name], before[name])
-
-
-def test_a_model_without_one_map_to_the_embedding_has_no_stream_path():
-    hvit = wrapped("coca")
-    residual = ResiDual.from_bases(bases_for(hvit))
-    with (
-        pytest.raises(UnsupportedModelError, match=r"pools by attention.*Use path='direct'"),
-        residual.attached(hvit, path="stream"),
-    ):
-        pass
-    assert hooks_in_force(hvit) == 0
 
 
 @torch.no_grad()

@@ -1,0 +1,79 @@
+"""Low-rank coordinates of heads' direct contributions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from beartype import beartype
+from einops import einsum, rearrange
+from jaxtyping import Float, jaxtyped
+from torch import Tensor
+
+from residual_lens.decomposition.readout import Center, with_bias
+from residual_lens.errors import MismatchError
+
+
+@dataclass(frozen=True, eq=False)
+class HeadFrames:
+    """Isometric low-rank coordinates of heads' direct contributions.
+
+    A head's contribution is `u = f A` with features `f = [z/σ, 1/σ]`. With `Aᵀ = Q R` the coordinates `f Rᵀ` have the
+    norms, distances and inner products of `u`, and `u = coordinates Qᵀ`. So PCA, neighbours and pursuit on coordinates
+    are those on contributions, exactly, for a fraction of the cost.
+
+    The rank is at most `d_head + 1` for centring "own" and two more for "uniform" (whose features have `m/σ` and 1 as
+    well); attention pooling has `d_head + 1` features for each of its heads. It is never more than `d_out`.
+    """
+
+    units: tuple[str, ...]
+    """Heads along the `unit` axis."""
+    frames: Float[Tensor, "unit rank d_out"]
+    """`Qᵀ`: orthonormal rows, float64."""
+    mixing: Float[Tensor, "unit feature rank"]
+    """`Rᵀ`: features to coordinates, float64."""
+
+    @classmethod
+    def of_weights(
+        cls,
+        output_weights: Sequence[Float[Tensor, "head d_head d_model"]],
+        output_biases: Sequence[Float[Tensor, "d_model"]],
+        maps: Float[Tensor, "route d_model d_out"],
+        constant_rows: Float[Tensor, "constant d_out"],
+        center: Center,
+    ) -> "HeadFrames":
+        """Frames from weights alone; the QR is done in float64, once for all heads."""
+        n_layers, n_heads = len(output_weights), output_weights[0].shape[0]
+        rows = []
+        for w_o, b_o in zip(output_weights, output_biases, strict=True):
+            written = with_bias(w_o.detach().double(), b_o.detach().double())
+            by_route = einsum(
+                written, maps.detach().double(), "head d d_model, route d_model d_out -> head route d d_out"
+            )
+            rows.append(rearrange(by_route, "head route d d_out -> head (route d) d_out"))
+        features = torch.cat(rows)
+        if center == "uniform":
+            share = constant_rows.detach().double() / ((2 * n_layers + 1) * n_heads)
+            features = torch.cat([features, share.expand(len(features), -1, -1)], dim=1)
+        q, r = torch.linalg.qr(features.mT)
+        names = tuple(f"L{layer}H{head}" for layer in range(n_layers) for head in range(n_heads))
+        return cls(names, q.mT.contiguous(), r.mT.contiguous())
+
+    @jaxtyped(typechecker=beartype)
+    def coordinates(self, features: Float[Tensor, "batch unit feature"]) -> Float[Tensor, "batch unit rank"]:
+        """Features (`UnitTerms.head_features`) to coordinates, in the features' dtype.
+
+        Raises:
+            MismatchError: features of another centring or model.
+        """
+        if features.shape[1:] != self.mixing.shape[:2]:
+            raise MismatchError(
+                f"These frames take [unit feature] {list(self.mixing.shape[:2])}, got {list(features.shape[1:])}: "
+                "features and frames must come from the same model with the same centring."
+            )
+        mixing = self.mixing.to(features)
+        return einsum(features, mixing, "batch unit feature, unit feature rank -> batch unit rank")
+
+    @jaxtyped(typechecker=beartype)
+    def lift(self, coordinates: Float[Tensor, "*batch unit rank"]) -> Float[Tensor, "*batch unit d_out"]:
+        """Coordinates back to contributions."""
+        return torch.einsum("...ur,urd->...ud", coordinates, self.frames.to(coordinates))
