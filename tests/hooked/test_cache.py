@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformer_lens import ActivationCache
 
-from residual_lens.errors import InputError, UnsupportedModelError
+from residual_lens.errors import InputError
 from residual_lens.hooked.vit import HookedViT
 from tests.hooked.running import counted_attention, counted_blocks
 from tests.tiny_models import tiny_images, tiny_tower
@@ -111,13 +111,6 @@ def test_pos_slice_cuts_token_positions_and_nothing_else(hvit):
         assert_close(cut[name], expected, FLOAT32_TOL)
     _, first_two = hvit.run_with_cache(images, pos_slice=(0, 2), names_filter="blocks.0.attn.hook_z")
     assert_close(first_two["z", 0], whole["z", 0][:, :2], FLOAT32_TOL)
-
-
-@pytest.mark.parametrize("method", ["decompose_resid", "apply_ln_to_stack", "get_full_resid_decomposition"])
-def test_cache_methods_that_assume_a_language_model_are_refused(hvit, images, method):
-    _, cache = hvit.run_with_cache(images)
-    with pytest.raises(UnsupportedModelError, match=r"assumes a language model.*hvit.decompose"):
-        getattr(cache, method)()
 
 
 @pytest.mark.parametrize("names", ["blocks.0.attn.hook_zz", ["hook_embed", "nothing"], lambda name: False])
