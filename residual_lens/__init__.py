@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from residual_lens.decomposition import Decomposition, HeadFrames
     from residual_lens.errors import InputError, MismatchError, ResidualLensError, UnsupportedModelError
     from residual_lens.hooked import HookedViT
-    from residual_lens.interventions import Adapter, ResiDual
+    from residual_lens.interventions import Adapter, ResiDual, activation_patch
     from residual_lens.spectral import StreamingPCA
     from residual_lens.text import ZeroShotClassifier, zero_shot_classifier
     from residual_lens.training import (
@@ -35,7 +35,7 @@ _HOMES = {
     "decomposition": ("Decomposition", "HeadFrames"),
     "errors": ("InputError", "MismatchError", "ResidualLensError", "UnsupportedModelError"),
     "hooked": ("HookedViT",),
-    "interventions": ("Adapter", "ResiDual"),
+    "interventions": ("Adapter", "ResiDual", "activation_patch"),
     "spectral": ("StreamingPCA",),
     "text": ("ZeroShotClassifier", "zero_shot_classifier"),
     "training": (
@@ -74,6 +74,7 @@ __all__ = [
     "Units",
     "UnsupportedModelError",
     "ZeroShotClassifier",
+    "activation_patch",
     "cache_samples",
     "evaluate",
     "fit_bases",
