@@ -39,6 +39,8 @@ class UnitTerms:
     """By layer, in models of half precision: what the stream really gained from attention, its rounding included."""
     pool_mlp: Float[Tensor, "batch d_pool"] | None = None
     """What the MLP of an attention pooling added to the pooled vector."""
+    rounding: Float[Tensor, "batch d_out"] | None = None
+    """In models of half precision: what rounding between the stream and the embedding added."""
 
     @outside_autocast
     def embed_contribution(self) -> Float[Tensor, "batch d_out"]:
@@ -101,8 +103,9 @@ class UnitTerms:
 
     @outside_autocast
     def bias_contribution(self) -> Float[Tensor, "batch d_out"]:
-        """What adds to the embedding besides the stream (a unit of its own for "own" only)."""
-        return self.readout.bias()
+        """What adds to the embedding besides the stream (a unit of its own for "own" only), rounding included."""
+        bias = self.readout.bias()
+        return bias if self.rounding is None else bias + self.rounding
 
     def contributions(self) -> Float[Tensor, "batch unit d_out"]:
         """All direct contributions in the order of `Units`."""
@@ -118,7 +121,7 @@ class UnitTerms:
     def _with_share(self, values: Float[Tensor, "batch *head d_out"], parts: int) -> Float[Tensor, "batch *head d_out"]:
         if self.readout.center == "own":
             return values
-        share = self.readout.bias() / ((2 * len(self.heads) + 1) * parts)
+        share = self.bias_contribution() / ((2 * len(self.heads) + 1) * parts)
         return values + (share if values.ndim == 2 else share[:, None])
 
 

@@ -13,6 +13,8 @@ from residual_lens.hooked.parts.rotary import Rotation
 from residual_lens.hooked.points import Point
 from residual_lens.hooked.pooling import Pooling
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class Sources(NamedTuple):
     """Which tokens the heads' outputs come from, at the positions that pooling keeps."""
@@ -138,7 +140,8 @@ class HookedAttention(nn.Module):
         return Attended(result.sum(dim=2) + b_o, result + b_o / result.shape[2], True, sources)
 
     def _is_spelled_out(self) -> bool:
-        return self.hook_attn_scores.is_hooked or self.hook_pattern.is_hooked
+        is_half = self.parts.out.weight.dtype in HALF
+        return self.hook_attn_scores.is_hooked or self.hook_pattern.is_hooked or (self.parts.eager and is_half)
 
     def _mix(
         self,
@@ -159,9 +162,9 @@ class HookedAttention(nn.Module):
     def _pattern(
         self, q: Float[Tensor, "batch query head d_head"], k: Float[Tensor, "batch pos head d_head"]
     ) -> Float[Tensor, "batch query head pos"]:
-        """Who attends to whom, in float32 or better, as fused attention has it inside."""
-        wide = torch.promote_types(q.dtype, torch.float32)
-        scaled = q.to(wide) * q.shape[-1] ** -0.5
-        scores = einsum(scaled, k.to(wide), "batch query head d, batch pos head d -> batch head query pos")
+        """Who attends to whom: in float32 or better, as fused attention has it inside, or in the source's own dtype."""
+        dtype = q.dtype if self.parts.eager else torch.promote_types(q.dtype, torch.float32)
+        scores = einsum(q.to(dtype), k.to(dtype), "batch query head d, batch pos head d -> batch head query pos")
+        scores = scores * q.shape[-1] ** -0.5
         pattern = self.hook_pattern.on_copy(torch.softmax(self.hook_attn_scores(scores), dim=-1))
         return rearrange(pattern, "batch head query pos -> batch query head pos")

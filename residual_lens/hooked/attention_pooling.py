@@ -27,6 +27,10 @@ class PoolAttention(ABC):
     """Output projection."""
 
     @abstractmethod
+    def attend(self, tokens: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_pool"]:
+        """The pooled vector as the source computes it, output projection included."""
+
+    @abstractmethod
     def query(self) -> Float[Tensor, "route d_head"]:
         """The learned query, projected."""
 
@@ -53,17 +57,27 @@ class TorchPoolAttention(PoolAttention):
     """Its attribute there; the first of several queries is used."""
     norm: nn.Module | None = None
     """Norm of the query."""
+    need_weights: bool = False
+    """Which of torch's two ways the source takes; they round differently in half precision."""
 
     @property
     def out(self) -> nn.Linear:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.attention.out_proj
 
+    def attend(self, tokens: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_pool"]:
+        # Repeated, not expanded, as in the source: torch multiplies the two in ways that round differently.
+        query = self._probe().repeat(len(tokens), 1, 1)
+        return self.attention(query, tokens, tokens, need_weights=self.need_weights)[0][:, 0]
+
     def query(self) -> Float[Tensor, "route d_head"]:
+        weight, bias = self._part(0)
+        query = F.linear(self._probe(), weight, bias)
+        return rearrange(query, "1 (route d) -> route d", route=self.attention.num_heads)
+
+    def _probe(self) -> Float[Tensor, "1 d_query"]:
         probe = getattr(self.probe, self.name)
         probe = probe.reshape(-1, probe.shape[-1])[:1]
-        probe = probe if self.norm is None else self.norm(probe)
-        weight, bias = self._part(0)
-        return rearrange(F.linear(probe, weight, bias), "1 (route d) -> route d", route=self.attention.num_heads)
+        return probe if self.norm is None else self.norm(probe)
 
     def keys_and_values(
         self, tokens: Float[Tensor, "batch pos d_model"]
@@ -93,8 +107,8 @@ class AttentionPooling(Pooling):
 
     With pattern `a` and token scales `σ_p`, a stream term `c` contributes
     `Σ_j (Σ_p a_jp c_p / σ_p) C diag(γ) W_V^j W_O^j P` over pooling heads `j`, `C` being the centring. A norm behind the
-    pooling (CoCa) puts `/ σ` and `C diag(γ')` before `P`. The pooling's own MLP adds `mlp(norm(p))` to the pooled vector
-    `p`, which is a unit of its own.
+    pooling (CoCa) puts `/ σ` and `C diag(γ')` before `P`. The pooling's own MLP adds `mlp(norm(p))` to the pooled
+    vector `p`, which is a unit of its own.
     """
 
     def __init__(
@@ -147,19 +161,17 @@ class AttentionPooling(Pooling):
         self, resid: Float[Tensor, "batch pos d_model"], norm: HookedNorm, hook_pooled: Point
     ) -> Float[Tensor, "batch d_pool"]:
         tokens = (self.ln_tokens or norm)(resid)[:, self.first :]
-        if self.hook_pattern.is_hooked:
-            gathered, _ = self._gather(tokens)
-        else:
-            k, v = (x.transpose(1, 2) for x in self.attention.keys_and_values(tokens))
-            query = self.attention.query().to(k.dtype)[None, :, None].expand(len(k), -1, -1, -1)
-            gathered = F.scaled_dot_product_attention(query, k, v)[:, :, 0]
-        pooled = hook_pooled(self._with_mlp(gathered)[0])
+        attended = self._spelled_out(tokens)[0] if self.hook_pattern.is_hooked else self.attention.attend(tokens)
+        pooled = hook_pooled(self._with_mlp(attended)[0])
         return pooled if self.ln_tokens is None else norm(pooled)
 
     def frozen(self, resid: Float[Tensor, "batch pos d_model"], norm: HookedNorm, hook_pooled: Point) -> Pooled:
         normed: Normed = (self.ln_tokens or norm).with_statistics(resid)
-        gathered, pattern = self._gather(normed.output[:, self.first :])
-        pooled, mlp_out = self._with_mlp(gathered)
+        tokens = normed.output[:, self.first :]
+        attended, pattern = self._spelled_out(tokens)
+        if not self.hook_pattern.is_hooked:
+            attended = self.attention.attend(tokens)
+        pooled, mlp_out = self._with_mlp(attended)
         pooled = hook_pooled(pooled)
         weights = pattern / normed.scale[:, self.first :].mT
         if self.ln_tokens is None:
@@ -167,26 +179,25 @@ class AttentionPooling(Pooling):
         final = norm.with_statistics(pooled)
         return Pooled(final.output, weights / final.scale[:, None], final.scale.reciprocal(), mlp_out)
 
-    def _gather(
+    def _spelled_out(
         self, tokens: Float[Tensor, "batch pos d_model"]
-    ) -> tuple[Float[Tensor, "batch route d_head"], Float[Tensor, "batch route pos"]]:
-        """What each pooling head gathers, and the pattern that it gathers with (in float32 or better)."""
+    ) -> tuple[Float[Tensor, "batch d_pool"], Float[Tensor, "batch route pos"]]:
+        """The pooled vector, and the pattern (in float32 or better) that the tokens are gathered with."""
         k, v = self.attention.keys_and_values(tokens)
         wide = torch.promote_types(k.dtype, torch.float32)
         query = self.attention.query().to(wide) * k.shape[-1] ** -0.5
         scores = einsum(query, k.to(wide), "route d, batch pos route d -> batch route pos")
         pattern = self.hook_pattern.on_copy(torch.softmax(scores, dim=-1))
         gathered = einsum(pattern, v.to(pattern.dtype), "batch route pos, batch pos route d -> batch route d")
-        return gathered.to(v.dtype), pattern
+        return self.attention.out(gathered.to(v.dtype).flatten(1)), pattern
 
     def _with_mlp(
-        self, gathered: Float[Tensor, "batch route d_head"]
+        self, attended: Float[Tensor, "batch d_pool"]
     ) -> tuple[Float[Tensor, "batch d_pool"], Float[Tensor, "batch d_pool"] | None]:
-        pooled = self.attention.out(gathered.flatten(1))
         if not self.has_mlp:
-            return pooled, None
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln_mlp(pooled)))
-        return pooled + mlp_out, mlp_out
+            return attended, None
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln_mlp(attended)))
+        return attended + mlp_out, mlp_out
 
     def constant_part(
         self,

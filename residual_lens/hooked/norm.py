@@ -36,15 +36,18 @@ class HookedNorm(nn.Module):
         return self.parts.module(x)
 
     def with_statistics(self, x: Float[Tensor, "*batch d"]) -> Normed:
-        """The norm step by step, in float32 or better, with the mean and the (hooked) scale it used."""
+        """The norm step by step with the mean and the (hooked) scale it used.
+
+        In float32 or better throughout, as fused norms compute inside: rounding every step of a model of half precision
+        would give another output. Its hooks see float32.
+        """
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = wide.mean(dim=-1, keepdim=True) if self.parts.centred else torch.zeros_like(wide[..., :1])
         centred = wide - mean
         variance = centred.square().mean(dim=-1, keepdim=True)
         scale = self.hook_scale.on_copy((variance + self.parts.eps).sqrt())
-        normalized = self.hook_normalized((centred / scale).to(x.dtype))
+        normalized = self.hook_normalized(centred / scale)
         gain, offset = self.parts.gain, self.parts.offset
         output = normalized if gain is None else normalized * gain
         output = output if offset is None else output + offset
-        # A norm may keep float32 weights in a model of half precision; its output is the stream's all the same.
         return Normed(output.to(x.dtype), mean, scale)

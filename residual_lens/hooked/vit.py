@@ -94,9 +94,10 @@ class HookedViT(WeightViews, DecomposedViT):
 
         Args:
             name: `"attribute-clip"` (shipped with the package, nothing is downloaded); the paper's `"clip-b"`,
-                `"clip-l"`, `"openclip-b"`, `"openclip-l"`, `"blip-l"`, `"vit-l"`, `"dinov2-l"`; `"open_clip:NAME/TAG"` such as
-                `"open_clip:ViT-L-14/openai"`, `"timm:NAME.TAG"`, `"hf:org/repo"`; also `"open_clip:hf-hub:org/repo"`
-                and folders (`"open_clip:local-dir:path"`, `"hf:path"`). `residual-lens models` lists examples.
+                `"clip-l"`, `"openclip-b"`, `"openclip-l"`, `"blip-l"`, `"vit-l"`, `"dinov2-l"`; `"open_clip:NAME/TAG"`
+                such as `"open_clip:ViT-L-14/openai"`, `"timm:NAME.TAG"`, `"hf:org/repo"`; also
+                `"open_clip:hf-hub:org/repo"` and folders (`"open_clip:local-dir:path"`, `"hf:path"`).
+                `residual-lens models` lists examples.
             center: see `wrap`.
             head: see `wrap`.
             device: where to put it.
@@ -123,7 +124,11 @@ class HookedViT(WeightViews, DecomposedViT):
         A cast to another dtype counts as other weights.
         """
         wiring = str(replace(self.cfg, model_name=""))
-        return fingerprint(self.parts.tower, wiring)
+        projection = self.parts.projection
+        others = {} if projection is None else {"projection": projection.matrix()}
+        if projection is not None and projection.bias is not None:
+            others["projection_bias"] = projection.bias()
+        return fingerprint(self.parts.tower, wiring, others)
 
     def normalize(self, images: Images) -> Float[Tensor, "batch 3 height width"]:
         """Images in [0, 1] to what the model was trained on: minus its channel means, over its channel deviations.

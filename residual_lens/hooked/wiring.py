@@ -1,6 +1,7 @@
 """The wiring of a pre-norm ViT around borrowed parts, with every hook point."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -97,6 +98,11 @@ class WiredViT(HookedRoot):
         return torch.promote_types(self.dtype, torch.float32)
 
     @property
+    def is_half(self) -> bool:
+        """Whether the forward pass rounds to half precision, by the weights' dtype or under autocast."""
+        return self.dtype != self.wide_dtype or torch.is_autocast_enabled(self.device.type)
+
+    @property
     def device(self) -> torch.device:
         """Where the image tower lies."""
         return next(self.parts.tower.parameters()).device
@@ -122,7 +128,7 @@ class WiredViT(HookedRoot):
 
         Returns:
             Not normalised. If nothing listens to the last block's tokens and the model reads one token, that block is
-            run for this token alone: the same numbers, sooner.
+            run for this token alone: the same numbers, sooner (not in half precision, where they would differ).
 
         Raises:
             InputError: images of the wrong shape, dtype or range, or with NaN.
@@ -147,12 +153,12 @@ class WiredViT(HookedRoot):
         check_images(images, self.cfg, self.dtype, self.device)
         pool = self.pool
         x, rotations = self._embed(images)
-        record = (
-            None if readout is None else TermRecord(pool, self.wide_dtype if self.dtype != self.wide_dtype else None)
-        )
+        record = None if readout is None else TermRecord(pool, self.wide_dtype if self.is_half else None)
         for layer, block in enumerate(self._blocks):
             is_last = layer == self.cfg.n_layers - 1
-            only = pool.token if is_last and not block.is_token_hooked() else None
+            # Half precision rounds otherwise in fewer rows: the same numbers are worth more there than the time.
+            may_shorten = is_last and not (self.is_half or block.is_token_hooked())
+            only = pool.token if may_shorten else None
             run_block = partial(block, only=only, pooling=pool if tokens else None)
             if self.checkpoints_gradients and torch.is_grad_enabled():
                 run_block = checkpointed(block, run_block)
@@ -164,13 +170,17 @@ class WiredViT(HookedRoot):
             vector = pool.vector(x, self.ln_final, self.hook_pooled)
             return Streamed(self.parts.project(vector), None, None)
         pooled = pool.frozen(x, self.ln_final, self.hook_pooled)
+        embedding = self.parts.project(pooled.vector)
         terms = self._terms(record, pooled, readout)
+        if self.is_half:
+            rounding = embedding.to(self.wide_dtype) - terms.contributions().sum(dim=1)
+            terms = replace(terms, rounding=rounding)
         by_token = None
         if tokens:
             sources = cast(Sequence[Sources], record.sources)
             patterns, values = [source.pattern for source in sources], [source.values for source in sources]
             by_token = TokenTerms(patterns, values, terms.output_weights, terms.output_biases, terms.readout)
-        return Streamed(self.parts.project(pooled.vector), terms, by_token)
+        return Streamed(embedding, terms, by_token)
 
     @outside_autocast
     def _terms(self, record: TermRecord, pooled: Pooled, readout: Center) -> UnitTerms:

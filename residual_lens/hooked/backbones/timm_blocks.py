@@ -25,8 +25,8 @@ def block_parts(block: nn.Module, model_name: str) -> BlockParts:
     """
     if type(block) not in (Block, EvaBlock):
         raise UnsupportedModelError(
-            f"{model_name}: blocks are {type(block).__name__}. Supported are the sequential pre-norm Block and EvaBlock: "
-            "with a norm behind attention or MLP, or both in parallel, the stream has other terms."
+            f"{model_name}: blocks are {type(block).__name__}. Supported are the sequential pre-norm Block and "
+            "EvaBlock: with a norm behind attention or MLP, or both in parallel, the stream has other terms."
         )
     parts: Any = block
     return BlockParts(

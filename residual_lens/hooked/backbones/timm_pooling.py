@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from timm.layers.attention_pool import AttentionPoolLatent
@@ -25,6 +26,14 @@ class LatentAttention(PoolAttention):
     @property
     def out(self) -> nn.Linear:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.pool.proj
+
+    def attend(self, tokens: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_pool"]:
+        pool = self.pool
+        latent = pool.q(pool.latent[:, :1].expand(len(tokens), -1, -1))
+        query = pool.q_norm(rearrange(latent, "batch 1 (route d) -> batch route 1 d", route=pool.num_heads))
+        k, v = (x.transpose(1, 2) for x in self.keys_and_values(tokens))
+        gathered = F.scaled_dot_product_attention(query, k, v)
+        return pool.proj(rearrange(gathered, "batch route 1 d -> batch (route d)"))
 
     def query(self) -> Float[Tensor, "route d_head"]:
         latent = self.pool.q(self.pool.latent[0, :1])

@@ -165,6 +165,8 @@ class AttentionParts:
     """Norm of each head's keys."""
     inner_norm: nn.Module | None = None
     """Norm of all heads' outputs together, before the output projection."""
+    eager: bool = False
+    """Whether the source spells attention out in its own dtype, which in half precision gives other numbers."""
     gate: nn.Linear | None = None
     """Gate (behind a sigmoid) on the heads' outputs, computed from the block's input."""
 

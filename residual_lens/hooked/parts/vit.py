@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -65,8 +66,10 @@ class Projection:
 
     def __call__(self, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_out"]:
         """The embedding of pooled vectors."""
-        out = x @ self.matrix()
-        return out if self.bias is None else out + self.bias()
+        bias = None if self.bias is None else self.bias()
+        if self.transposed:
+            return F.linear(x, self.weight(), bias)
+        return x @ self.weight() if bias is None else x @ self.weight() + bias
 
 
 @dataclass(frozen=True)
