@@ -7,7 +7,8 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.progress import track
+from rich.table import Column, Table
 
 from residual_lens.errors import ResidualLensError
 
@@ -40,6 +41,43 @@ def list_tasks() -> None:
     Console().print("\n".join(task_names()))
 
 
+def list_models(filter: str = "") -> None:
+    """List the models that can be loaded by name, with their units; nothing is downloaded.
+
+    In a shell:
+        residual-lens models
+        residual-lens models --filter dinov2
+
+    Args:
+        filter: only models whose name or kind contains this text.
+    """
+    from residual_lens.hooked.catalogue import ENTRIES, entries, listing
+
+    chosen = entries(filter)
+    console = Console()
+    waiting = track(chosen, f"{len(chosen)} of {len(ENTRIES)} models", transient=True, disable=not console.is_terminal)
+    table = Table("short", Column("name", overflow="fold"), "layers × heads", "pooling", "units", "image", "kind")
+    for one in map(listing, waiting):
+        name = one.entry.checkpoint
+        table.add_row(
+            one.entry.name if one.entry.name != name else "",
+            f"{name}, head=True" if one.entry.head else name,
+            f"{one.n_layers} × {one.n_heads}",
+            one.pooling,
+            str(one.n_units),
+            " × ".join(str(side) for side in one.image_size),
+            one.entry.kind,
+        )
+    # In a pipe or file each model stays on one line, however long its name.
+    (console if console.is_terminal else Console(width=200)).print(table)
+    console.print(
+        "Load one with HookedViT.from_pretrained(name), by either name; wrap a model that you hold in memory with "
+        "HookedViT.wrap(module). Other models of these kinds work as well.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def hook_points(model: str = "attribute-clip") -> None:
     """List a model's hook points with the shape of what they see, for one image.
 
@@ -48,7 +86,7 @@ def hook_points(model: str = "attribute-clip") -> None:
         residual-lens hooks --model open_clip:ViT-B-16/openai
 
     Args:
-        model: shipped model, or open_clip:NAME/TAG.
+        model: a name as in `residual-lens models`; weights that are not here are downloaded.
     """
     import torch
 
@@ -69,7 +107,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"demo": demo, "tasks": list_tasks, "hooks": hook_points},
+            {"demo": demo, "tasks": list_tasks, "models": list_models, "hooks": hook_points},
             description="Take a vision transformer apart: heads and MLPs as hooks, their spectra, ResiDual on top.",
         )
     except ResidualLensError as error:

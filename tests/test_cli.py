@@ -3,11 +3,13 @@
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from residual_lens import cli
 from residual_lens.data import task_names
 from residual_lens.errors import InputError
+from tests.hooked.checkpoints import save_source
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def run(monkeypatch, capsys):
     return run_command
 
 
-@pytest.mark.parametrize("subcommand", ["demo", "tasks", "hooks"])
+@pytest.mark.parametrize("subcommand", ["demo", "tasks", "models", "hooks"])
 def test_help_of_every_subcommand_has_an_example(run, subcommand):
     code, out, _ = run(subcommand, "--help")
     assert code == 0
@@ -40,7 +42,9 @@ def test_help_of_every_subcommand_has_an_example(run, subcommand):
 def test_help_lists_every_subcommand_with_what_it_does(run):
     code, out, _ = run("--help")
     assert code == 0
-    for word in ("demo", "tasks", "hooks", "Decompose, analyse and adapt", "List the tasks", "List a model's hook"):
+    for word in ("demo", "tasks", "models", "hooks"):
+        assert word in out
+    for word in ("Decompose, analyse and adapt", "List the tasks", "List the models", "List a model's hook"):
         assert word in out
 
 
@@ -48,6 +52,47 @@ def test_tasks_lists_every_task(run):
     code, out, _ = run("tasks")
     assert code == 0
     assert tuple(out.split()) == task_names()
+
+
+def test_models_lists_names_checkpoints_and_units_in_one_line_each(run):
+    code, out, _ = run("models", "--filter", "dinov2-l")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if "dinov2-l" in line]
+    for word in ("hf:facebook/dinov2-large", "24 × 16", "class token", "410", "224 × 224"):
+        assert word in line
+    assert "HookedViT.from_pretrained(name)" in out
+    assert "HookedViT.wrap(module)" in out
+
+
+def test_models_says_which_take_their_head(run):
+    assert "hf:google/vit-base-patch16-224, head=True" in run("models", "--filter", "imageclassification")[1]
+
+
+def test_no_model_found_is_one_line(run):
+    code, out, err = run("models", "--filter", "resnet")
+    assert (code, out) == (2, "")
+    assert err == "residual-lens: No listed model contains 'resnet' in its name or kind: see `residual-lens models`.\n"
+
+
+def test_a_model_that_cannot_be_fetched_is_one_line_without_a_traceback(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for name, origin in [
+        ("openclip-b", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K/"),
+        ("dinov2-l", "facebook/dinov2-large"),
+        ("timm:vit_base_patch16_224.dino", "timm/vit_base_patch16_224.dino"),
+    ]:
+        code, out, err = run("hooks", "--model", name)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"residual-lens: {name} could not be fetched from {origin}: ")
+        assert err.count("\n") == 1
+
+
+def test_hooks_takes_models_of_every_source(run, tmp_path):
+    save_source("dinov2", tmp_path)
+    code, out, _ = run("hooks", "--model", f"hf:{tmp_path}")
+    assert code == 0
+    assert "blocks.1.attn.hook_direct" in out
 
 
 def test_hooks_lists_every_hook_point_with_its_shape(run):

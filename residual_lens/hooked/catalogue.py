@@ -5,8 +5,7 @@ wrapped: what is listed is what `HookedViT` makes of them. transformers carries 
 sizes from the config.json of each repository on the Hugging Face Hub.
 """
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,28 +171,29 @@ class _WithoutInitialisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def listings(containing: str = "") -> Iterator[Listing]:
-    """The sizes of listed models, one after the other, because building them takes a moment each.
+def entries(containing: str = "") -> tuple[Entry, ...]:
+    """The listed models.
 
     Args:
-        containing: only models whose name, checkpoint or kind contains this text, in upper or lower case.
+        containing: only those whose name, checkpoint or kind contains this text, in upper or lower case.
 
     Raises:
         InputError: there is none.
-
-    Example:
-        >>> [(one.entry.name, one.n_units) for one in listings("clip, shipped")]
-        [('attribute-clip', 44)]
     """
     wanted = containing.lower()
     chosen = [entry for entry in ENTRIES if wanted in f"{entry.name} {entry.checkpoint} {entry.kind}".lower()]
     if not chosen:
         raise InputError(f"No listed model contains {containing!r} in its name or kind: see `residual-lens models`.")
-    return (listing(entry) for entry in chosen)
+    return tuple(chosen)
 
 
 def listing(entry: Entry) -> Listing:
-    """Build a model without memory, wrap it and read its sizes."""
+    """The sizes of a model: it is built without memory and wrapped.
+
+    Example:
+        >>> [listing(entry).n_units for entry in entries("attribute-clip")]
+        [44]
+    """
     with torch.device("meta"), _WithoutInitialisation():
         module, size = _architecture(entry)
     hvit = HookedViT.wrap(module, head=entry.head, model_name=entry.name, image_size=size)
@@ -219,9 +219,8 @@ def _architecture(entry: Entry) -> tuple[nn.Module, tuple[int, int] | None]:
         return model_class(model_class.config_class(**sizes, **text)), (side, side)
     import open_clip
 
-    config: Any = open_clip.get_model_config(rest.partition("/")[0])
-    if entry.name == SHIPPED:
-        config = json.loads((attribute_clip_path() / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    name = f"local-dir:{attribute_clip_path()}" if entry.name == SHIPPED else rest.partition("/")[0]
+    config: Any = open_clip.get_model_config(name)
     config["text_cfg"]["layers"] = 1
     custom = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
     return (open_clip.CoCa if "multimodal_cfg" in config else custom)(**config), None

@@ -8,10 +8,12 @@ import torch
 import transformers
 from huggingface_hub.errors import EntryNotFoundError
 
-from residual_lens.errors import InputError
+from residual_lens.errors import InputError, UnsupportedModelError
 from residual_lens.hooked.loading import PAPER_MODELS, load
 from residual_lens.hooked.loading.hugging_face import FAMILIES
+from residual_lens.hooked.vit import HookedViT
 from tests.hooked.checkpoints import MEAN, SOURCES, STD, WITH_TEXT, Harmful, publish, save_source, tiny_source
+from tests.tolerances import FLOAT32_TOL, assert_close
 
 PREPROCESSING = {"crop_size": {"height": 28, "width": 42}, "image_mean": MEAN, "image_std": STD}
 
@@ -260,3 +262,43 @@ def test_weights_in_torchs_own_format_are_read(tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     loaded = load(f"hf:{tmp_path}").module
     assert torch.equal(loaded.layernorm.weight, model.layernorm.weight)
+
+
+@pytest.mark.parametrize("model_type", WITH_TEXT)
+def test_a_wrapped_model_encodes_texts_as_the_model_itself(model_type, tmp_path):
+    model = save_source(model_type, tmp_path)
+    hvit, tokenizer = HookedViT.from_pretrained(f"hf:{tmp_path}"), load(f"hf:{tmp_path}").tokenizer
+    texts = ["a red dog", "cat"]
+    with torch.no_grad():
+        if model_type == "blip":
+            expected = model.text_proj(model.text_encoder(**tokenizer(texts)).last_hidden_state[:, 0])
+        else:
+            expected = model.get_text_features(**tokenizer(texts)).pooler_output
+    encoded = hvit.encode_text(texts)
+    assert_close(encoded, torch.nn.functional.normalize(expected, dim=-1), FLOAT32_TOL)
+    assert (encoded[0] - encoded[1]).abs().max() > 1e-3
+
+
+def test_a_wrapped_model_has_the_size_and_preprocessing_of_its_checkpoint(tmp_path):
+    save_source("dinov2", tmp_path, preprocessing=PREPROCESSING | {"crop_size": 56})
+    hvit = HookedViT.from_pretrained(f"hf:{tmp_path}")
+    assert hvit.cfg.image_size == (56, 56)
+    white = hvit.normalize(torch.ones(1, 3, 56, 56))
+    expected = torch.tensor([(1 - mean) / std for mean, std in zip(MEAN, STD, strict=True)])
+    assert_close(white[0, :, 0, 0], expected, FLOAT32_TOL)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_wrapped_classifier_gives_its_logits_or_what_they_are_made_of(head, tmp_path):
+    model = save_source("vit", tmp_path)
+    images = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    hvit = HookedViT.from_pretrained(f"hf:{tmp_path}", head=head)
+    with torch.no_grad():
+        expected = model(images).logits if head else model.vit(images).last_hidden_state[:, 0]
+        assert_close(hvit(images), expected, FLOAT32_TOL)
+
+
+def test_a_model_without_its_tokenizer_says_so(tmp_path):
+    tiny_source("clip").save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="has no tokenizer"):
+        HookedViT.from_pretrained(f"hf:{tmp_path}").encode_text(["a"])
