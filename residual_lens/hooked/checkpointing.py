@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from residual_lens.errors import MismatchError
-from residual_lens.hooked.points import Point
+from residual_lens.hooked.points import HOOK_DICTS, Point
 
 
 def checkpointed(block: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,7 +24,8 @@ def checkpointed(block: nn.Module, run: Callable[..., Any]) -> Callable[..., Any
         if _hooks_in_force(block) != before:
             raise MismatchError(
                 "Hooks in a checkpointed block changed between the forward and the backward pass, which runs the block "
-                "once more: call backward() inside the hooks' context, or switch off set_grad_checkpointing."
+                "once more: call backward() inside the hooks' context (run_with_cache leaves its own before it returns), "
+                "or switch checkpointing off with set_grad_checkpointing(False)."
             )
         return run(*inputs)
 
@@ -37,4 +38,4 @@ def checkpointed(block: nn.Module, run: Callable[..., Any]) -> Callable[..., Any
 def _hooks_in_force(block: nn.Module) -> list[list[Callable[..., Any]]]:
     """All hooks themselves, point by point: held, so that another hook cannot take a dead one's identity."""
     points = [module for module in block.modules() if isinstance(module, Point)]
-    return [[*point._forward_hooks.values(), *point._backward_hooks.values()] for point in points]
+    return [[hook for name in HOOK_DICTS for hook in getattr(point, name).values()] for point in points]

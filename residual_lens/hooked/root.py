@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 from transformer_lens import HookedRootModule
-from transformer_lens.hook_points import HookPoint, LensHandle
+from transformer_lens.hook_points import LensHandle
 
 from residual_lens.errors import InputError
+from residual_lens.hooked.points import HOOKS_LOCK, Point
 
 Hook = tuple[str | Callable[[str], bool], Callable[..., Any]]
 
@@ -30,10 +31,17 @@ class HookedRoot(HookedRootModule):
     ) -> Iterator["HookedRoot"]:
         """Hooks in force inside a `with` block.
 
+        Hooks belong to the model and not to a thread: whoever runs the model while they are in force runs into them.
+        Contexts may be entered and left by several threads at once; for edits that must not meet, give each thread a
+        wrapper of its own (`HookedViT.wrap(hvit.source)` shares the weights). A copy or pickle of the model comes
+        without hooks.
+
         Args:
             fwd_hooks: `(name, function)` pairs; a name is a hook point's or a predicate on names, a function is
                 `f(activation, hook)` and may return a replacement.
-            bwd_hooks: the same for gradients.
+            bwd_hooks: the same for gradients: the function is given the gradient of what leaves the point, edits of
+                forward hooks included, and what it returns goes on to what comes before the point. They must still be
+                in force when `backward()` runs.
             reset_hooks_end: remove them at the end (as TransformerLens spells it; `False` keeps them until
                 `reset_hooks`).
             clear_contexts: clear the `ctx` of the hook points used as well.
@@ -41,25 +49,31 @@ class HookedRoot(HookedRootModule):
         Raises:
             InputError: no hook point is called that; the closest names are listed, and nothing is left attached.
         """
-        added: list[tuple[HookPoint, LensHandle]] = []
-        self.context_level += 1
-        level = self.context_level
+        wanted = [(point, function, "fwd") for name, function in fwd_hooks for point in self._points(name)]
+        wanted += [(point, function, "bwd") for name, function in bwd_hooks for point in self._points(name)]
+        added: list[tuple[Point, LensHandle]] = []
+        level = self._change_level(1)
         try:
-            for name, function in fwd_hooks:
-                for point in self._points(name):
-                    added.append((point, point.add_hook(function, "fwd", level=level)))
-            for name, function in bwd_hooks:
-                for point in self._points(name):
-                    added.append((point, point.add_hook(function, "bwd", level=level)))
+            with HOOKS_LOCK:
+                for point, function, direction in wanted:
+                    added.append((point, point.add_hook(function, direction, level=level)))
             yield self
         finally:
-            self.context_level -= 1
+            self._change_level(-1)
             for point, handle in added if reset_hooks_end else ():
-                handle.hook.remove()
-                point.fwd_hooks = [kept for kept in point.fwd_hooks if kept is not handle]
-                point.bwd_hooks = [kept for kept in point.bwd_hooks if kept is not handle]
+                point.remove(handle)
                 if clear_contexts:
                     point.clear_context()
+
+    def _change_level(self, step: int) -> int:
+        """How many contexts are open after one more or less."""
+        with HOOKS_LOCK:
+            self.context_level += step
+            return self.context_level
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `copy.deepcopy` and `pickle` take along: no open context."""
+        return vars(self) | {"context_level": 0}
 
     def add_hook(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, name: str | Callable[[str], bool], hook: Callable[..., Any], *args: Any, **kwargs: Any
@@ -84,14 +98,15 @@ class HookedRoot(HookedRootModule):
         wanted = {point.name for name in filters for point in self._points(name)}
         return [name for name in self.hook_dict if name in wanted]
 
-    def _points(self, name: str | Callable[[str], bool]) -> list[HookPoint]:
+    def _points(self, name: str | Callable[[str], bool]) -> list[Point]:
+        by_name = cast(dict[str, Point], self.hook_dict)
         if not isinstance(name, str):
-            points = [point for point_name, point in self.hook_dict.items() if name(point_name)]
+            points = [point for point_name, point in by_name.items() if name(point_name)]
             if not points:
                 raise InputError("No hook point's name satisfies the predicate: hvit.hook_dict lists the names.")
             return points
-        if name not in self.hook_dict:
-            close = get_close_matches(name, self.hook_dict, n=3)
+        if name not in by_name:
+            close = get_close_matches(name, by_name, n=3)
             hint = f"Did you mean {', '.join(close)}?" if close else "hvit.hook_dict lists them."
             raise InputError(f"There is no hook point {name!r}. {hint}")
-        return [self.hook_dict[name]]
+        return [by_name[name]]
