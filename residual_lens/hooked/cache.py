@@ -269,4 +269,4 @@ def _matrix(projection: Float[Tensor, "d_model *d"] | None) -> Float[Tensor, "d_
 def _projected(
     stack: Float[Tensor, "component *batch_and_pos d_model"], projection: Float[Tensor, "d_model d"] | None
 ) -> Float[Tensor, "component *batch_and_pos d"]:
-    return stack if projection is None else stack @ projection
+    return stack if projection is None else stack @ projection.to(stack.dtype)

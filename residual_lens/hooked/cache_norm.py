@@ -44,7 +44,7 @@ class FrozenNorm(NamedTuple):
     def of_pooled(
         self, terms: Float[Tensor, "component *batch_and_pos d_model"]
     ) -> Float[Tensor, "component *batch_and_pos d_model"]:
-        """What terms behind `pool` add to the normalised stream, before gain and offset.
+        """What terms behind `pool` add to the normalised stream, before gain and offset; in the scale's dtype or wider.
 
         Raises:
             InputError: terms of other images or positions than the scale.
@@ -55,7 +55,7 @@ class FrozenNorm(NamedTuple):
                 "pos_slice that was applied to them, and batch_slice to cut images (with has_batch_dim=False: the one "
                 "that was applied)."
             )
-        return self.centre(terms) / self.scale
+        return self.centre(terms.to(torch.promote_types(terms.dtype, self.scale.dtype))) / self.scale
 
     def __call__(
         self, stack: Float[Tensor, "component *batch_and_pos d_model"]

@@ -45,7 +45,8 @@ def neuron_terms(
         projection: directions to read instead of the whole stream; applied to the weights.
     """
     if norm is not None:
-        post, w_out = norm.pool(post) / norm.scale, norm.centre(w_out)
+        post = norm.pool(post) / norm.scale
+        w_out = norm.centre(w_out.to(post.dtype))
     if projection is not None:
-        w_out = w_out @ projection
+        w_out = w_out @ projection.to(w_out.dtype)
     return einsum(post, w_out, "... neuron, neuron d -> neuron ... d")

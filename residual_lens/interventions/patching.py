@@ -48,7 +48,7 @@ def activation_patch(
             "resid_pre", "attn_out", "mlp_out", "attn.hook_direct", ...), or the full name of one hook point
             ("hook_pooled", "blocks.3.attn.hook_z"), whose index then has no "layer".
         index: axes of the map, in this order: "layer" and axes of the activation ("pos", "head", "neuron"; for patterns
-            "head", "dest_pos", "src_pos"). Axes that are left out are patched whole.
+            "head", "dest_pos", "src_pos"). Axes that are left out are patched whole; `()` is one patch of everything.
         only: entries of an axis that take part, all by default. `only={"pos": [0]}` patches the class token alone.
         progress: whether to show a progress bar.
 
@@ -91,12 +91,14 @@ def activation_patch(
         name = names[at.pop("layer", 0)]
         mask = _mask(clean[name], regions | {axis: [entry] for axis, entry in at.items()})
         with hvit.hooks([(name, _patch(clean[name], mask))]):
-            results.append(torch.as_tensor(metric(hvit(corrupted_images))).detach())
+            embedding = hvit(corrupted_images)
+        # Outside, because a metric may run the model itself.
+        results.append(torch.as_tensor(metric(embedding)))
         if results[-1].shape != results[0].shape:
             shapes = [list(result.shape) for result in (results[0], results[-1])]
             raise InputError(f"The metric gave shape {shapes[0]} and then {shapes[1]}: it must keep its shape.")
     values = torch.stack(results)
-    return values.reshape(*shape, *values.shape[1:])
+    return values.reshape([*shape, *values.shape[1:]])
 
 
 def _hook_names(hvit: HookedViT, hook: str, swept: tuple[str, ...]) -> list[str]:
@@ -147,7 +149,7 @@ def _regions(
     """Entries that take part, of every axis of the activation in order."""
     axes = activation_axes(name, clean.ndim)
     unknown = [axis for axis in (*swept, *only) if axis not in axes and (axis != "layer" or axis in only)]
-    if unknown or not swept or len(set(swept)) < len(swept):
+    if unknown or len(set(swept)) < len(swept):
         raise InputError(
             f"index={swept!r}, only={dict(only)!r}: {name} has the axes {', '.join(axes) or '(none)'}; index takes "
             "each at most once, and 'layer' where the hook is named in short."

@@ -4,6 +4,7 @@ import pytest
 import torch
 from timm.layers import RmsNorm
 
+from residual_lens.hooked.vit import HookedViT
 from tests.hooked.cached_by_hand import (
     ENDS,
     HEADS,
@@ -17,8 +18,8 @@ from tests.hooked.cached_by_hand import (
     written_by_heads,
     written_by_neurons,
 )
-from tests.tiny_models import WIRINGS
-from tests.tolerances import FLOAT32_TOL, FLOAT64_TOL, assert_close
+from tests.tiny_models import WIRINGS, tiny_images, tiny_tower
+from tests.tolerances import BFLOAT16_SUM_TOL, FLOAT32_TOL, FLOAT64_TOL, assert_close
 
 
 @pytest.mark.parametrize("kind", WIRINGS)
@@ -163,3 +164,17 @@ def test_float32_is_exact_enough(hvit, images):
     _, cache = hvit.run_with_cache(images)
     stack = cache.get_full_resid_decomposition(apply_ln=True)
     assert_close(stack.sum(dim=0), cache["ln_final.hook_normalized"], FLOAT32_TOL)
+
+
+@pytest.mark.parametrize("kind", ["ViT-B-16", "avg-norm-before-pool"])
+@pytest.mark.parametrize("expand", [True, False])
+def test_norms_are_applied_in_float32_to_streams_of_half_precision(kind, expand):
+    hvit = HookedViT.wrap(tiny_tower(kind).bfloat16())
+    _, cache = hvit.run_with_cache(tiny_images(hvit.source, 2).bfloat16())
+    stack = cache.get_full_resid_decomposition(expand_neurons=expand, apply_ln=True)
+    assert stack.dtype == torch.float32
+    assert_close(stack.sum(dim=0), cache["ln_final.hook_normalized"], BFLOAT16_SUM_TOL)
+    directions = torch.eye(24, 2, dtype=torch.bfloat16)
+    projected = cache.get_full_resid_decomposition(expand_neurons=expand, apply_ln=True, project_output_onto=directions)
+    assert_close(projected, stack[..., :2], FLOAT32_TOL)
+    assert cache.accumulated_resid(apply_ln=True).dtype == torch.bfloat16

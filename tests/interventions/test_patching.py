@@ -2,10 +2,12 @@
 
 from dataclasses import asdict
 from itertools import product
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformer_lens import patching
 
@@ -147,6 +149,38 @@ def test_single_hook_points_by_their_full_names(hvit, pair):
     assert neurons.shape == (hvit.cfg.d_mlp,)
 
 
+def test_one_patch_of_everything(hvit, pair):
+    images, cache = pair
+    value = activation_patch(hvit, images, cache, first_coordinates, hook="hook_pooled", index=())
+    assert_close(value, first_coordinates(cache["hook_image_embed"]), FLOAT32_TOL)
+
+
+def test_the_pattern_of_an_attention_pooling():
+    options = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 1, "num_heads": 3, "num_classes": 0}
+    hvit = HookedViT.wrap(VisionTransformer(**options, global_pool="map").eval())
+    _, cache = hvit.run_with_cache(tiny_images(SimpleNamespace(image_size=(32, 32)), 2, seed=4))
+    images = tiny_images(SimpleNamespace(image_size=(32, 32)), 2, seed=3)
+    values = activation_patch(
+        hvit, images, cache, first_coordinates, hook="pool.hook_pattern", index=("head", "src_pos")
+    )
+    assert values.shape == (3, 4)
+
+    def write(pattern, hook):
+        pattern = pattern.clone()
+        pattern[:, 1, 2] = cache[hook.name][:, 1, 2]
+        return pattern
+
+    with hvit.hooks([("pool.hook_pattern", write)]):
+        assert_close(values[1, 2], first_coordinates(hvit(images)), FLOAT32_TOL)
+
+
+def test_a_metric_may_run_the_model(hvit, pair):
+    images, cache = pair
+    reference = hvit(images)
+    values = activation_patch(hvit, images, cache, lambda x: (hvit(images) - reference).abs().max())
+    assert values.max() == 0
+
+
 def test_only_some_entries(hvit, pair):
     images, cache = pair
     whole = activation_patch(hvit, images, cache, first_coordinates, index=("layer", "pos", "head"))
@@ -232,13 +266,13 @@ def test_what_the_cache_lacks_is_named_before_anything_runs(hvit, pair):
     ("options", "message"),
     [
         ({"hook": "zz"}, r"'zz' names no activation of every block.*attn.hook_z, "),
-        ({"hook": "z3"}, r"'z3' names no activation of every block"),
+        ({"hook": "z1"}, r"'z1' names no activation of every block"),
         ({"hook": "blocks.1.attn.hook_z"}, r"Leave 'layer' out"),
         ({"hook": "z", "index": "head"}, r"'z' is an activation of every block: give its full name, or index with"),
         ({"hook": "hook_pooledd", "index": ()}, r"no hook point 'hook_pooledd'. Did you mean hook_pooled"),
         ({"hook": "resid_pre"}, r"blocks.0.hook_resid_pre has the axes pos;"),
         ({"hook": "pattern", "index": ("layer", "pos")}, r"has the axes head, dest_pos, src_pos;"),
-        ({"hook": "hook_pooled", "index": ()}, r"has the axes \(none\)"),
+        ({"hook": "hook_pooled", "index": "pos"}, r"has the axes \(none\)"),
         ({"index": ("layer", "layer")}, r"at most once"),
         ({"only": {"token": [0]}}, r"only=\{'token': \[0\]\}: blocks.0.attn.hook_z has the axes pos, head"),
         ({"hook": "blocks.0.attn.hook_z", "index": "pos", "only": {"layer": [0]}}, r"has the axes pos, head"),
