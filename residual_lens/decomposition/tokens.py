@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from einops import einsum
@@ -43,7 +44,7 @@ class TokenTerms:
             InputError: no such layer.
         """
         self._check_layer(layer)
-        return self._project(layer, self._maps(layer))
+        return self._project(layer, self.readout.maps)
 
     @outside_autocast
     def towards(self, directions: Float[Tensor, "direction d_out"]) -> Float[Tensor, "batch direction head pos"]:
@@ -62,7 +63,8 @@ class TokenTerms:
         if directions.ndim != 2 or directions.shape[1] != width:
             raise InputError(f"directions must be [direction, {width}], got {list(directions.shape)}.")
         directions = directions.to(self.readout.maps)
-        maps = [self._project(layer, self._maps(layer) @ directions.mT) for layer in range(len(self.values))]
+        target = self.readout.maps @ directions.mT
+        maps = [self._project(layer, target) for layer in range(len(self.values))]
         return torch.cat([layer.movedim(-1, 1) for layer in maps], dim=2)
 
     def __getitem__(self, name: str) -> Float[Tensor, "batch pos d_out"]:
@@ -83,24 +85,20 @@ class TokenTerms:
         if not 0 <= layer < len(self.values):
             raise InputError(f"There is no layer {layer}: layers are 0 to {len(self.values) - 1}.")
 
-    def _maps(self, layer: int) -> Float[Tensor, "route head d d_out"]:
-        """From `[v, 1]` to the embedding, by route of the readout."""
+    def _project(
+        self, layer: int, target: Float[Tensor, "route d_model width"]
+    ) -> Float[Tensor, "batch head pos width"]:
+        """Contributions of one layer's heads in the space that `target` maps the stream to."""
         written = with_bias(self.output_weights[layer], self.output_biases[layer])
-        return einsum(written, self.readout.maps, "head d d_model, route d_model d_out -> route head d d_out")
-
-    def _project(self, layer: int, maps: Float[Tensor, "route head d width"]) -> Float[Tensor, "batch head pos width"]:
+        maps = einsum(written, target, "head d d_model, route d_model width -> route head d width")
         weights = self.readout.weights
-        attention = einsum(
-            weights,
-            self.patterns[layer].to(weights.dtype),
-            "batch route kept, batch kept head pos -> batch route head pos",
-        )
-        values = self.values[layer].to(weights.dtype).transpose(1, 2)
+        pattern, values = (x.to(weights.dtype) for x in (self.patterns[layer], self.values[layer]))
+        attention = einsum(weights, pattern, "batch route kept, batch kept head pos -> route batch pos head")[..., None]
         with_one = torch.cat([values, torch.ones_like(values[..., :1])], dim=-1)
-        out = einsum(
-            attention[:, 0, ..., None] * with_one, maps[0], "batch head pos d, head d width -> batch head pos width"
-        )
-        for route in range(1, len(maps)):
-            by_token = attention[:, route, ..., None] * with_one
-            out = out + einsum(by_token, maps[route], "batch head pos d, head d width -> batch head pos width")
-        return out
+        read = "batch pos head d, head d width -> batch head pos width"
+        if maps.shape[-1] < values.shape[-1]:
+            # Attention multiplies where there is less to multiply.
+            by_route = (einsum(with_one, m, read) * a.transpose(1, 2) for a, m in zip(attention, maps, strict=True))
+        else:
+            by_route = (einsum(with_one * a, m, read) for a, m in zip(attention, maps, strict=True))
+        return reduce(torch.add, by_route)
