@@ -126,7 +126,9 @@ class HookedAttention(nn.Module):
         if rotation is not None:
             q, k = self.hook_rot_q(rotation(q, first)), self.hook_rot_k(rotation(k))
         sources = None
-        if pooling is not None and pooling.token is not None and not self._is_spelled_out():
+        # Dropout draws a pattern each time: only the one that the heads' outputs are made with tells their sources.
+        must_keep_pattern = self._is_spelled_out() or parts.pattern_dropout() > 0
+        if pooling is not None and pooling.token is not None and not must_keep_pattern:
             sources = Sources(self._pattern(pooling.keep(q), k), v)
         spelled_out = self._is_spelled_out() or (pooling is not None and sources is None)
         mixed, pattern = self._mix(q, k, v, spelled_out)

@@ -174,10 +174,13 @@ class AttentionPooling(Pooling):
         pooled, mlp_out = self._with_mlp(attended)
         pooled = hook_pooled(pooled)
         weights = pattern / normed.scale[:, self.first :].mT
+        # One each, unless a hook edits the pattern.
+        gathered = pattern.sum(dim=-1)
         if self.ln_tokens is None:
-            return Pooled(pooled, weights, torch.ones_like(weights[:, 0, :1]), mlp_out)
+            return Pooled(pooled, weights, gathered, mlp_out)
         final = norm.with_statistics(pooled)
-        return Pooled(final.output, weights / final.scale[:, None], final.scale.reciprocal(), mlp_out)
+        factors = torch.cat([gathered, torch.ones_like(gathered[:, :1])], dim=-1) / final.scale
+        return Pooled(final.output, weights / final.scale[:, None], factors, mlp_out)
 
     def _spelled_out(
         self, tokens: Float[Tensor, "batch pos d_model"]
@@ -217,12 +220,12 @@ class AttentionPooling(Pooling):
         w_o = rearrange(out.weight.to(dtype), "d_pool (route d) -> route d d_pool", route=len(w_v))
         by_head = einsum(w_o, after, "route d d_pool, d_pool d_out -> route d d_out")
         gain, offset = (None if x is None else x.to(dtype) for x in (inner.gain, inner.offset))
-        constant = einsum(b_v, by_head, "route d, route d d_out -> d_out") + bias_of(out).to(dtype) @ after
-        if offset is not None:
-            constant = constant + einsum(offset, w_v, by_head, "m, route m d, route d d_out -> d_out")
+        value_bias = b_v if offset is None else b_v + einsum(offset, w_v, "m, route m d -> route d")
+        gathered = einsum(value_bias, by_head, "route d, route d d_out -> route d_out")
+        added = (bias_of(out).to(dtype) @ after)[None]
+        rest = torch.zeros_like(added) if rest is None else rest[None]
         maps = einsum(w_v, by_head, "route m d, route d d_out -> route m d_out")
         maps = maps if gain is None else gain[:, None] * maps
         maps = centred_rows(maps) if inner.centred else maps
-        if self.ln_tokens is None:
-            return maps, (constant if rest is None else constant + rest)[None]
-        return maps, torch.stack([constant, torch.zeros_like(constant) if rest is None else rest])
+        last = added + rest if self.ln_tokens is None else torch.cat([added, rest])
+        return maps, torch.cat([gathered, last])

@@ -146,8 +146,13 @@ class DecomposedViT(WiredViT):
         run = self.stream(images, center, tokens=tokens)
         # Edits in the stream, and dropout in train mode, may add what no unit's term tells of.
         if self.training or any(point.is_hooked for point in self._points_by_name.values()):
-            _check_sum(cast(UnitTerms, run.terms), run.embedding, self.training)
+            _check_sum(cast(UnitTerms, run.terms), run.embedding, self._sum_tolerance, self.training)
         return run
+
+    @property
+    def _sum_tolerance(self) -> float:
+        kind = self.device.type
+        return SUM_TOLERANCE[torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype]
 
     def _check_tokens_wanted(self, center: Center, direct_hooked: bool) -> None:
         """Refuse what has no contributions by token, before any work."""
@@ -175,7 +180,7 @@ class DecomposedViT(WiredViT):
             start = self.units.position(f"L{layer}H0")
             heads = values[:, start : start + self.cfg.n_heads]
             gap = (tokens.layer(layer).sum(dim=2) - heads).abs().amax() / heads.abs().amax()
-            if not bool(gap <= SUM_TOLERANCE[self.dtype]):
+            if not bool(gap <= self._sum_tolerance):
                 raise MismatchError(
                     f"Layer {layer}'s contributions by token add up to the heads' only within {float(gap):.1e}: hook_z "
                     "or hook_result is edited behind the sum over tokens. Edit hook_v or hook_pattern instead."
@@ -183,13 +188,13 @@ class DecomposedViT(WiredViT):
 
 
 @torch.no_grad()
-def _check_sum(terms: UnitTerms, embedding: Float[Tensor, "batch d_out"], training: bool) -> None:
+def _check_sum(terms: UnitTerms, embedding: Float[Tensor, "batch d_out"], tolerance: float, training: bool) -> None:
     """Refuse terms that do not add up to the embedding, or that rounding alone does not explain."""
     missing = terms.rounding
     missing = terms.contributions().sum(dim=1) - embedding if missing is None else missing
     gap = missing.abs().amax(dim=1) / embedding.abs().amax(dim=1)
     # Written so that a gap of NaN is refused as well.
-    if not bool((gap <= SUM_TOLERANCE[embedding.dtype]).all()):
+    if not bool((gap <= tolerance).all()):
         dropout = " Dropout in train mode may be the reason too: call eval()." if training else ""
         raise MismatchError(
             f"Units sum to the embedding only within {float(gap.max()):.1e}: a hook in force edits the stream where no "

@@ -21,8 +21,9 @@ class Pooled:
     """Pooled and normalised stream."""
     weights: Float[Tensor, "batch route pos"]
     """Pooling weight over the scale of the norms, at the kept positions."""
-    factor: Float[Tensor, "batch 1"]
-    """Per-sample factor of the readout's first constant row: the stream's weighted mean, where that is not centred."""
+    factors: Float[Tensor, "batch factor"]
+    """Per-sample factors of the readout's constant rows but the last: the stream's weighted mean, where that is not
+    centred; how much of each route's constant attention pooling gathers."""
     mlp_out: Float[Tensor, "batch d_pool"] | None = None
     """What the pooling's own MLP added."""
 
@@ -70,8 +71,8 @@ class Pooling(nn.Module, ABC):
     ) -> Readout:
         """The linear map that pooling, final norm and projection amounted to for these samples."""
         maps, rows = self.constant_part(norm, projection, bias, center)
-        ones = torch.ones_like(pooled.factor)
-        constants = ones if len(rows) == 1 else torch.cat([pooled.factor, ones], dim=-1)
+        factors = torch.cat([pooled.factors, torch.ones_like(pooled.factors[:, :1])], dim=-1)
+        constants = factors[:, -len(rows) :]
         dtype = projection.dtype
         return Readout(center, pooled.weights.to(dtype), maps, constants.to(dtype), rows, projection)
 
