@@ -1,0 +1,46 @@
+"""The benchmark runs: every use of every library, at a size where its figures mean nothing."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    import benchmark
+    import benchmark_uses
+
+    yield benchmark, benchmark_uses
+    # The script silences the whole process.
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize(("source", "expected"), [("open_clip", 11), ("hugging_face", 5), ("eager", 1), ("bridge", 4)])
+def test_every_use_runs_offline(scripts, source, expected):
+    _, benchmark_uses = scripts
+    uses = benchmark_uses.uses_of(source, "ViT-S-32", "cpu")
+    assert len(uses) == expected
+    images = benchmark_uses.images_of("ViT-S-32", 1, "cpu")
+    for run in uses.values():
+        run(images)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+def test_times_and_memory_make_a_table(scripts, capsys):
+    benchmark, benchmark_uses = scripts
+    config = benchmark.Config(model="ViT-S-32", batch=2, rounds=2, markdown=True)
+    plain = benchmark_uses.Variant("transformers, eager attention", benchmark_uses.PLAIN)
+    columns = benchmark.time_columns(config, plain, ["eager"]) + benchmark.memory_columns(config, plain, ["eager"])
+    benchmark.show(config, plain, columns)
+    row = capsys.readouterr().out.splitlines()[-2].strip("| ").split(" | ")
+    assert row[:2] == [plain.use, plain.library]
+    assert row[3:5] == ["1.000", "1.000–1.000"]
+    assert row[6:] == ["1.00", "1.000"]
