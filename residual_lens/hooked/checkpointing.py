@@ -24,8 +24,8 @@ def checkpointed(block: nn.Module, run: Callable[..., Any]) -> Callable[..., Any
         if _hooks_in_force(block) != before:
             raise MismatchError(
                 "Hooks in a checkpointed block changed between the forward and the backward pass, which runs the block "
-                "once more: call backward() inside the hooks' context (run_with_cache leaves its own before it returns), "
-                "or switch checkpointing off with set_grad_checkpointing(False)."
+                "once more: call backward() inside the hooks' context (run_with_cache leaves its own before it "
+                "returns), or switch checkpointing off with set_grad_checkpointing(False)."
             )
         return run(*inputs)
 
