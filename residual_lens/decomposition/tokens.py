@@ -20,7 +20,8 @@ class TokenTerms:
 
     With `a[q] = Σ_p w[p] pattern[p, q]` (pooling weight `w`, over the final norm's scale) a head contributes
     `a[q] (v[q] W_O + b_O / heads) G` through token `q`, `G` being the readout's map. Summed over `q` this is the head's
-    direct contribution: the pattern sums to one, so that the output bias is shared in proportion to attention.
+    direct contribution: the pattern sums to one, so that the output bias is shared in proportion to attention. Where a
+    hook or dropout made it sum to something else, all tokens share evenly what is left of the bias.
 
     What is kept is `a` and `v`, `d_head + 1` numbers a head and token; contributions are made when asked for.
     """
@@ -101,4 +102,8 @@ class TokenTerms:
             by_route = (einsum(with_one, m, read) * a.transpose(1, 2) for a, m in zip(attention, maps, strict=True))
         else:
             by_route = (einsum(with_one * a, m, read) for a, m in zip(attention, maps, strict=True))
-        return reduce(torch.add, by_route)
+        lacking = weights.sum(dim=-1).mT[..., None] - attention[..., 0].sum(dim=2)
+        bias = einsum(
+            lacking / values.shape[1], maps[:, :, -1], "route batch head, route head width -> batch head width"
+        )
+        return reduce(torch.add, by_route, bias[:, :, None])
