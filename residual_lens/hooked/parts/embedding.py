@@ -35,6 +35,9 @@ def behind_prefix(
     prefix: list[Float[Tensor, "..."]], patches: Float[Tensor, "batch patch d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """The patches behind the same prefix tokens for every image; each entry of `prefix` holds one or more tokens."""
+    if not prefix:
+        # Not copied: dropout draws its numbers in the order of memory, which is then that of the source.
+        return patches
     batch, _, d_model = patches.shape
     return torch.cat([*(p.to(patches.dtype).reshape(1, -1, d_model).expand(batch, -1, -1) for p in prefix), patches], 1)
 
