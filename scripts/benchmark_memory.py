@@ -42,7 +42,7 @@ def main(config: Config) -> None:
     for run in uses.values():
         run(images[:1])
     next(iter(uses.values()))(images)
-    order, measured = random.Random(0), []  # noqa: S311 - not for secrets
+    order, measured = random.Random(0), {variant: [] for variant in uses}  # noqa: S311 - not for secrets
     for _ in range(config.rounds):
         for variant in order.sample(list(uses), len(uses)):
             gc.collect()
@@ -50,8 +50,8 @@ def main(config: Config) -> None:
             result = uses[variant](images)
             peak = memory(config.device, reset=False)
             del result
-            measured.append([*variant, before, peak])
-    print(json.dumps(measured))
+            measured[variant].append([*variant, before, peak])
+    print(json.dumps([entry for entries in measured.values() for entry in entries]))
 
 
 def memory(device: str, *, reset: bool) -> float:
