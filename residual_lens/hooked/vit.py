@@ -217,4 +217,4 @@ class HookedViT(WeightViews, DecomposedViT):
         hooks = [(name, keep) for name in self.names_of(names_filter)]
         with self.hooks(hooks, clear_contexts=clear_contexts):
             embedding = self(images)
-        return embedding, ViTCache(cached, self, has_batch_dim=not remove_batch_dim)
+        return embedding, ViTCache(cached, self, has_batch_dim=not remove_batch_dim, pos_slice=positions)

@@ -84,8 +84,10 @@ class WiredViT(HookedRoot):
         self.hook_image_embed = Point()
         # setup() writes a name into every submodule it finds; the source is the user's, so it joins only afterwards.
         self.setup()
+        # The wrapper's own parts take the source's mode; train() on the whole would overwrite modes inside the source.
+        for module in self.modules():
+            module.training = source.training
         self.source = source
-        self.training = source.training
 
     @property
     def dtype(self) -> torch.dtype:

@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from residual_lens.hooked.cache import ViTCache
+from residual_lens.hooked.cache.activation_cache import ViTCache
 from residual_lens.hooked.vit import HookedViT
 from tests.tiny_models import WIRINGS, draw_weights, tiny_images, tiny_tower
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from residual_lens.errors import InputError, UnsupportedModelError
-from residual_lens.hooked.cache_lookup import NotCachedError
+from residual_lens.hooked.cache.lookup import NotCachedError
 from tests.hooked.cached_by_hand import (
     CALLS,
     cached,

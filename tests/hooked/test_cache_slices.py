@@ -5,7 +5,7 @@ import torch
 from transformer_lens.utilities.slice import Slice
 
 from residual_lens.errors import InputError
-from residual_lens.hooked.cache import ViTCache
+from residual_lens.hooked.cache.activation_cache import ViTCache
 from tests.hooked.cached_by_hand import (
     BLOCK_CALLS,
     CALLS,

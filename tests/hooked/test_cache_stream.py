@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from transformer_lens import ActivationCache
 
 from residual_lens.errors import UnsupportedModelError
-from residual_lens.hooked.cache import ViTCache
-from residual_lens.hooked.cache_stream import StreamCache
+from residual_lens.hooked.cache.activation_cache import ViTCache
+from residual_lens.hooked.cache.stream import StreamCache
 from tests.hooked.cached_by_hand import (
     ENDS,
     FINALS,

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformer_lens import patching
 
 from residual_lens.errors import InputError
-from residual_lens.hooked.cache_lookup import NotCachedError
+from residual_lens.hooked.cache.lookup import NotCachedError
 from residual_lens.hooked.vit import HookedViT
 from residual_lens.interventions.patching import activation_patch
 from tests.tiny_models import WIRINGS, tiny_images, tiny_tower

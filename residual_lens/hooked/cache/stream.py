@@ -11,9 +11,9 @@ from transformer_lens import ActivationCache
 from transformer_lens.utilities.slice import Slice
 
 from residual_lens.errors import InputError
-from residual_lens.hooked.axes import position_axis
-from residual_lens.hooked.cache_lookup import NotCachedError, how_to_cache
-from residual_lens.hooked.cache_norm import FrozenNorm, position_weights
+from residual_lens.hooked.cache.axes import position_axis
+from residual_lens.hooked.cache.lookup import NotCachedError, how_to_cache
+from residual_lens.hooked.cache.norm import FrozenNorm, position_weights
 
 # What TransformerLens makes a `Slice` of; a tuple is a range.
 Range = tuple[int] | tuple[int, int] | tuple[int, int, int]

@@ -9,11 +9,8 @@ from torch import Tensor
 from transformer_lens.utilities.slice import Slice
 
 from residual_lens.errors import InputError, UnsupportedModelError
-from residual_lens.hooked.axes import position_axis
-from residual_lens.hooked.cache_stream import EMBED, LabelledStack, Sliced, Stack, StreamCache, View, as_slice
-from residual_lens.hooked.cache_terms import head_terms, neuron_terms
-
-__all__ = ["ViTCache", "position_axis"]
+from residual_lens.hooked.cache.stream import EMBED, LabelledStack, Sliced, Stack, StreamCache, View, as_slice
+from residual_lens.hooked.cache.terms import head_terms, neuron_terms
 
 
 class ViTCache(StreamCache):

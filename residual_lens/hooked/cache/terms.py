@@ -5,7 +5,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from residual_lens.hooked.cache_norm import FrozenNorm
+from residual_lens.hooked.cache.norm import FrozenNorm
 
 
 def head_terms(
