@@ -14,8 +14,8 @@ from transformer_lens.utilities.components_utils import get_act_name
 
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
-from residual_lens.hooked.axes import activation_axes
-from residual_lens.hooked.cache_lookup import NotCachedError, how_to_cache
+from residual_lens.hooked.cache.axes import activation_axes
+from residual_lens.hooked.cache.lookup import NotCachedError, how_to_cache
 from residual_lens.hooked.checks import Images, check_images
 
 Metric = Callable[[Float[Tensor, "batch d_out"]], Tensor | float]
