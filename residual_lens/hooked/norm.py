@@ -50,4 +50,5 @@ class HookedNorm(nn.Module):
         gain, offset = self.parts.gain, self.parts.offset
         output = normalized if gain is None else normalized * gain
         output = output if offset is None else output + offset
-        return Normed(output.to(x.dtype), mean, scale)
+        # Laid out as fused norms lay out theirs: products in half precision round by the layout of what they are given.
+        return Normed(output.to(x.dtype).contiguous(), mean, scale)
