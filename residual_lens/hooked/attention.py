@@ -20,7 +20,9 @@ class Sources(NamedTuple):
     """Which tokens the heads' outputs come from, at the positions that pooling keeps."""
 
     pattern: Float[Tensor, "batch kept head pos"]
+    """Attention."""
     values: Float[Tensor, "batch pos head d_head"]
+    """Values, contiguous: a view would keep queries and keys in memory as well."""
 
 
 class Attended(NamedTuple):
@@ -129,11 +131,11 @@ class HookedAttention(nn.Module):
         # Dropout draws a pattern each time: only the one that the heads' outputs are made with tells their sources.
         must_keep_pattern = self._is_spelled_out() or parts.pattern_dropout() > 0
         if pooling is not None and pooling.token is not None and not must_keep_pattern:
-            sources = Sources(self._pattern(pooling.keep(q), k), v)
+            sources = Sources(self._pattern(pooling.keep(q), k), v.contiguous())
         spelled_out = self._is_spelled_out() or (pooling is not None and sources is None)
         mixed, pattern = self._mix(q, k, v, spelled_out)
         if pooling is not None and sources is None and pattern is not None:
-            sources = Sources(pooling.keep(pattern), v)
+            sources = Sources(pooling.keep(pattern), v.contiguous())
         z = self.hook_z.on_copy(parts.before_out(mixed, queries))
         if not self.hook_result.is_hooked:
             return Attended(parts.output(z), z, False, sources)

@@ -5,26 +5,22 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from residual_lens.hooked.attention import Attended, HookedAttention
+from residual_lens.hooked.attention import HookedAttention
 from residual_lens.hooked.mlp import HookedMLP
 from residual_lens.hooked.norm import HookedNorm
 from residual_lens.hooked.parts.rotary import Rotation
 from residual_lens.hooked.parts.vit import BlockParts
 from residual_lens.hooked.points import Point
-from residual_lens.hooked.pooling import Pooling
+from residual_lens.hooked.recording import BlockTerms, Recorder
 
 
 class BlockRun(NamedTuple):
-    """What a block did: the stream on its way, before hooks at the sums, and the terms that were added."""
+    """What a block did."""
 
-    resid_pre: Float[Tensor, "batch kept d_model"]
-    attended: Attended
-    attn_out: Float[Tensor, "batch kept d_model"]
-    mid_sum: Float[Tensor, "batch kept d_model"]
-    resid_mid: Float[Tensor, "batch kept d_model"]
-    mlp_out: Float[Tensor, "batch kept d_model"]
-    post_sum: Float[Tensor, "batch kept d_model"]
     resid_post: Float[Tensor, "batch kept d_model"]
+    """The stream behind it."""
+    terms: BlockTerms | None
+    """What was added to it, where there is a recorder."""
 
 
 class HookedBlock(nn.Module):
@@ -49,7 +45,7 @@ class HookedBlock(nn.Module):
         rotation: Rotation | None = None,
         *,
         only: int | None = None,
-        pooling: Pooling | None = None,
+        recorder: Recorder | None = None,
     ) -> BlockRun:
         """The block.
 
@@ -57,22 +53,27 @@ class HookedBlock(nn.Module):
             x: the stream.
             rotation: rotary positions of this layer.
             only: run for this position alone, in a last block that is read at one token.
-            pooling: given if the sources of what pooling reads are wanted.
+            recorder: cuts out the terms that the block adds.
         """
         x = self.hook_resid_pre(x)
         normed = self.ln1(x)
-        first = only or 0
         kept = slice(None) if only is None else slice(only, only + 1)
-        attended = self.attn(
-            normed if only is None else normed[:, kept], normed, rotation, first=first, pooling=pooling
-        )
+        pooling = recorder.pool if recorder is not None and recorder.tokens else None
+        queries = normed if only is None else normed[:, kept]
+        attended = self.attn(queries, normed, rotation, first=only or 0, pooling=pooling)
         x = x[:, kept]
         attn_out = self.hook_attn_out(attended.output)
-        mid_sum = x + attn_out
-        mid = self.hook_resid_mid(mid_sum)
+        total = x + attn_out
+        of_heads = None if recorder is None else recorder.of_attention(x, attended, attn_out, total)
+        # What attention needed must not lie in memory beside the MLP, which needs the most.
+        del x, normed, queries, attended, attn_out
+        mid = self.hook_resid_mid(total)
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(mid)))
-        post_sum = mid + mlp_out
-        return BlockRun(x, attended, attn_out, mid_sum, mid, mlp_out, post_sum, self.hook_resid_post(post_sum))
+        total = mid + mlp_out
+        terms = None
+        if recorder is not None and of_heads is not None:
+            terms = BlockTerms(of_heads, recorder.of_mlp(mid, mlp_out, total))
+        return BlockRun(self.hook_resid_post(total), terms)
 
     def is_token_hooked(self) -> bool:
         """Whether anything listens to this block's tokens (direct hook points see pooled terms only)."""

@@ -56,4 +56,6 @@ class HookedMLP(nn.Module):
         pre, linear = self.parts.inputs(x)
         pre = self.hook_pre(pre)
         linear = None if linear is None else self.hook_pre_linear(linear)
-        return self.parts.output(self.hook_post(self.parts.post(pre, linear)))
+        post = self.hook_post(self.parts.post(pre, linear))
+        del pre, linear
+        return self.parts.output(post)

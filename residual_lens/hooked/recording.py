@@ -1,52 +1,91 @@
-"""Terms of the stream, kept while the blocks run."""
+"""Terms of the stream, cut down to what the readout needs while the blocks run."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residual_lens.hooked.attention import Sources
-from residual_lens.hooked.block import BlockRun
+from residual_lens.hooked.attention import Attended, Sources
 from residual_lens.hooked.pooling import Pooling
 
 
-class TermRecord:
-    """Every unit's term at the positions that pooling keeps.
+class AttentionTerms(NamedTuple):
+    """What attention added, at the positions that pooling keeps."""
+
+    embed: Float[Tensor, "batch kept d_model"] | None
+    """The stream before the block, where the recorder was asked for it."""
+    heads: Float[Tensor, "batch kept head d"]
+    """`z`, or what each head writes."""
+    written: bool
+    """Whether `heads` is the latter."""
+    attn_out: Float[Tensor, "batch kept d_model"] | None
+    """In half precision: what the stream really gained, its rounding included."""
+    sources: Sources | None
+    """Which tokens the heads' outputs come from, where the recorder was asked for it."""
+
+
+class BlockTerms(NamedTuple):
+    """What a block added, at the positions that pooling keeps."""
+
+    attention: AttentionTerms
+    """Of its heads."""
+    mlp: Float[Tensor, "batch kept d_model"]
+    """Of its MLP."""
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Cuts terms at once, so that a block's tensors need not live on beside those of the next.
 
     A stream of half precision rounds each sum. Its units' terms are what the sums really gained, taken apart in
     float32, so that they add up to the stream as it is.
     """
 
-    def __init__(self, pool: Pooling, wide: torch.dtype | None) -> None:
-        """Start a record.
+    pool: Pooling
+    """Says which positions are kept."""
+    wide: torch.dtype | None
+    """What to take sums apart in, for a stream of half precision; `None` if the terms will do."""
+    embed: bool
+    """Whether to keep the stream before the block."""
+    tokens: bool
+    """Whether to keep the sources of the heads' outputs."""
+
+    def of_attention(
+        self,
+        before: Float[Tensor, "batch pos d_model"],
+        attended: Attended,
+        added: Float[Tensor, "batch pos d_model"],
+        after: Float[Tensor, "batch pos d_model"],
+    ) -> AttentionTerms:
+        """Terms of the heads.
 
         Args:
-            pool: says which positions are kept.
-            wide: what to take sums apart in, for a stream of half precision; `None` if the terms will do.
+            before: the stream.
+            attended: what attention gave.
+            added: the same behind the hooks at `hook_attn_out`.
+            after: the sum.
         """
-        self.pool = pool
-        self.wide = wide
-        self.embed: Tensor
-        self.heads: list[Tensor] = []
-        self.written: list[bool] = []
-        self.mlps: list[Tensor] = []
-        self.attn_outs: list[Tensor] = []
-        self.sources: list[Sources | None] = []
+        attn_out = None
+        if self.wide is not None:
+            # What rounding added belongs to the sum; what a hook at hook_attn_out added does not, and no unit owns it.
+            rounding = self._gained(after, before) - added.to(self.wide)
+            attn_out = self.pool.keep(attended.output.to(self.wide) + rounding)
+        embed = self._kept(before) if self.embed else None
+        return AttentionTerms(embed, self._kept(attended.heads), attended.written, attn_out, attended.sources)
 
-    def add(self, run: BlockRun) -> None:
-        """Keep what a block added."""
-        keep = self.pool.keep
-        if not self.heads:
-            self.embed = keep(run.resid_pre if self.wide is None else run.resid_pre.to(self.wide))
-        self.heads.append(keep(run.attended.heads if self.wide is None else run.attended.heads.to(self.wide)))
-        self.written.append(run.attended.written)
-        self.sources.append(run.attended.sources)
-        if self.wide is None:
-            self.mlps.append(keep(run.mlp_out))
-            return
-        # What rounding added belongs to the sum; what a hook at hook_attn_out added does not, and no unit owns it.
-        rounding = self._gained(run.mid_sum, run.resid_pre) - run.attn_out.to(self.wide)
-        self.attn_outs.append(keep(run.attended.output.to(self.wide) + rounding))
-        self.mlps.append(keep(self._gained(run.post_sum, run.resid_mid)))
+    def of_mlp(
+        self,
+        before: Float[Tensor, "batch pos d_model"],
+        added: Float[Tensor, "batch pos d_model"],
+        after: Float[Tensor, "batch pos d_model"],
+    ) -> Float[Tensor, "batch kept d_model"]:
+        """The MLP's term: the stream before, what was added (hooks included) and the sum."""
+        return self.pool.keep(added if self.wide is None else self._gained(after, before))
+
+    def _kept(self, term: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "batch kept *rest"]:
+        return self.pool.keep(term if self.wide is None else term.to(self.wide))
 
     def _gained(self, after: Float[Tensor, "*shape"], before: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return after.to(self.wide) - before.to(self.wide)

@@ -21,7 +21,7 @@ from residual_lens.hooked.parts.rotary import Rotation
 from residual_lens.hooked.parts.vit import ViTParts
 from residual_lens.hooked.points import Point
 from residual_lens.hooked.pooling import Pooled, Pooling
-from residual_lens.hooked.recording import TermRecord
+from residual_lens.hooked.recording import BlockTerms, Recorder
 from residual_lens.hooked.root import HookedRoot
 from residual_lens.units import Units
 
@@ -155,49 +155,63 @@ class WiredViT(HookedRoot):
         check_images(images, self.cfg, self.dtype, self.device)
         pool = self.pool
         x, rotations = self._embed(images)
-        record = None if readout is None else TermRecord(pool, self.wide_dtype if self.is_half else None)
-        for layer, block in enumerate(self._blocks):
-            is_last = layer == self.cfg.n_layers - 1
-            # Half precision rounds otherwise in fewer rows: the same numbers are worth more there than the time.
-            may_shorten = is_last and not (self.is_half or block.is_token_hooked())
-            only = pool.token if may_shorten else None
-            run_block = partial(block, only=only, pooling=pool if tokens else None)
-            if self.checkpoints_gradients and torch.is_grad_enabled():
-                run_block = checkpointed(block, run_block)
-            run = run_block(x, rotations[layer])
-            x = run.resid_post
-            if record is not None:
-                record.add(run)
-        if record is None or readout is None:
-            vector = pool.vector(x, self.ln_final, self.hook_pooled)
-            return Streamed(self.parts.project(vector), None, None)
+        if readout is None:
+            x, _ = self._run_blocks(x, rotations)
+            return Streamed(self.parts.project(pool.vector(x, self.ln_final, self.hook_pooled)), None, None)
+        x, recorded = self._run_blocks(x, rotations, record=True, tokens=tokens)
         pooled = pool.frozen(x, self.ln_final, self.hook_pooled)
         embedding = self.parts.project(pooled.vector)
-        terms = self._terms(record, pooled, readout)
+        terms = self._terms(recorded, pooled, readout)
         if self.is_half:
             rounding = embedding.to(self.wide_dtype) - terms.contributions().sum(dim=1)
             terms = replace(terms, rounding=rounding)
         by_token = None
         if tokens:
-            sources = cast(Sequence[Sources], record.sources)
+            sources = [cast(Sources, block.attention.sources) for block in recorded]
             patterns, values = [source.pattern for source in sources], [source.values for source in sources]
             by_token = TokenTerms(patterns, values, terms.output_weights, terms.output_biases, terms.readout)
         return Streamed(embedding, terms, by_token)
 
+    def _run_blocks(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        rotations: Sequence[Rotation | None],
+        *,
+        record: bool = False,
+        tokens: bool = False,
+    ) -> tuple[Float[Tensor, "batch kept d_model"], list[BlockTerms]]:
+        """The stream behind the last block, and what the blocks added, if that is recorded."""
+        wide = self.wide_dtype if self.is_half else None
+        recorded = []
+        for layer, block in enumerate(self._blocks):
+            is_last = layer == self.cfg.n_layers - 1
+            # Half precision rounds otherwise in fewer rows: the same numbers are worth more there than the time.
+            may_shorten = is_last and not (self.is_half or block.is_token_hooked())
+            recorder = Recorder(self.pool, wide, embed=layer == 0, tokens=tokens) if record else None
+            run_block = partial(block, only=self.pool.token if may_shorten else None, recorder=recorder)
+            if self.checkpoints_gradients and torch.is_grad_enabled():
+                run_block = checkpointed(block, run_block)
+            x, terms = run_block(x, rotations[layer])
+            if terms is not None:
+                recorded.append(terms)
+        return x, recorded
+
     @outside_autocast
-    def _terms(self, record: TermRecord, pooled: Pooled, readout: Center) -> UnitTerms:
+    def _terms(self, recorded: list[BlockTerms], pooled: Pooled, readout: Center) -> UnitTerms:
         parts, wide = self.parts, self.wide_dtype
         attentions = [block.attention for block in parts.blocks]
         projection, bias = parts.projection_matrix(wide), parts.projection_bias(wide)
+        of_heads = [terms.attention for terms in recorded]
+        attn_outs = [terms.attn_out for terms in of_heads if terms.attn_out is not None]
         return UnitTerms(
-            embed=record.embed.to(wide),
-            heads=[heads.to(wide) for heads in record.heads],
-            mlps=[mlp.to(wide) for mlp in record.mlps],
+            embed=cast(Tensor, of_heads[0].embed).to(wide),
+            heads=[terms.heads.to(wide) for terms in of_heads],
+            mlps=[terms.mlp.to(wide) for terms in recorded],
             output_weights=[part.output_weight().to(wide) for part in attentions],
             output_biases=[part.output_bias().to(wide) for part in attentions],
-            written=record.written,
+            written=[terms.written for terms in of_heads],
             readout=self.pool.readout(pooled, parts.ln_final, projection, bias, readout),
-            attn_outs=record.attn_outs or None,
+            attn_outs=attn_outs or None,
             pool_mlp=None if pooled.mlp_out is None else pooled.mlp_out.to(wide),
         )
 
