@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-DEPTH, WIDTH, HEADS, CLASSES = 3, 32, 4, 7
+DEPTH, WIDTH, HEADS, CLASSES = 2, 32, 4, 7
 TINY_TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 LAYER_SCALES = ("gamma", "gamma_1", "gamma_2", "lambda1")
 

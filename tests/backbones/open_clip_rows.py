@@ -103,7 +103,7 @@ OPEN_CLIP = (
     _row("ViT-B-16", "average after the norm", "norm, then mean", pool_type="avg"),
     _row("coca_ViT-B-32", "CoCa", "attention", open_clip.CoCa, attn_pooler_heads=2),
     _timm_row("EVA01-g-14", "tower of timm", "class token"),
-    _timm_row("EVA02-B-16", "tower of timm, rotary, sub-norm", "class token"),
+    _timm_row("EVA02-B-16", "tower of timm, rotary, sub-norm, SwiGLU", "class token"),
     _timm_row("ViT-B-16-SigLIP", "tower of timm", "attention + MLP"),
     _timm_row("PE-Core-B-16", "tower of timm, rotary", "attention + MLP"),
     _timm_row("MobileCLIP2-L-14", "tower of timm, norm before the blocks", "class token"),

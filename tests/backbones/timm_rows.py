@@ -95,7 +95,9 @@ TIMM = (
     _row("vit_tiny_patch16_224", "sub-norms", "class token", scale_attn_norm=True, scale_mlp_norm=True),
     _row("vit_tiny_patch16_224", "no biases", "class token", qkv_bias=False, proj_bias=False),
     _row("vit_base_patch16_clip_224", "norm before the blocks, projection", "class token", head=True),
-    _row("vit_base_patch16_clip_quickgelu_224", "QuickGELU, projection", "class token", head=True),
+    _row(
+        "vit_base_patch16_clip_quickgelu_224", "QuickGELU, norm before the blocks, projection", "class token", head=True
+    ),
     _row("eva02_base_patch16_clip_224", "rotary, sub-norm, SwiGLU", "class token"),
     _row("eva02_base_patch14_224", "rotary, SwiGLU", "mean, then norm"),
     _row("eva_giant_patch14_224", "EVA-01, logits", "mean, then norm", head=True),
@@ -105,7 +107,7 @@ TIMM = (
     _row("vit_small_patch16_rope_224", "rotary positions alone", "class token"),
     _row("vit_small_patch16_rope_mixed_224", "each head's own rotations", "class token"),
     _row("vit_small_patch16_rope_ape_224", "rotary and added positions", "class token"),
-    _row("vit_base_patch16_sapiens2", "grouped queries, qk-norm, RMSNorm", "class token", num_kv_heads=(4, 2, 1)),
+    _row("vit_base_patch16_sapiens2", "grouped queries, qk-norm, RMSNorm, SwiGLU", "class token", num_kv_heads=(4, 2)),
     _row("eva02_base_patch14_224", "gated attention", "mean, then norm", gated=True),
 )
 """The rows of timm."""
