@@ -21,23 +21,33 @@ def test_order_is_embed_then_layer_by_layer_heads_and_mlp_then_bias():
     assert Units.of_vit(n_layers=1, n_heads=1, bias=False).names == ("embed", "L0H0", "0_mlp_out")
 
 
+def test_the_mlp_of_a_pooling_comes_behind_all_layers_and_before_bias():
+    names = ("embed", "L0H0", "0_mlp_out", "pool_mlp_out", "bias")
+    assert Units.of_vit(n_layers=1, n_heads=1, pool_mlp=True).names == names
+    assert Units.of_vit(n_layers=1, n_heads=1, pool_mlp=True, bias=False).names == names[:-1]
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "layer", "index", "hook_name", "direct_hook_name"),
     [
         ("L3H1", "head", 3, 1, "blocks.3.attn.hook_z", "blocks.3.attn.hook_direct"),
         ("11_mlp_out", "mlp", 11, None, "blocks.11.hook_mlp_out", "blocks.11.hook_mlp_direct"),
         ("embed", "embed", None, None, "blocks.0.hook_resid_pre", "hook_embed_direct"),
+        ("pool_mlp_out", "pool", None, None, "pool.hook_mlp_out", "pool.hook_mlp_direct"),
         ("bias", "bias", None, None, None, "hook_bias_direct"),
     ],
 )
-def test_a_unit_knows_where_it_is_hooked(units, name, kind, layer, index, hook_name, direct_hook_name):
+def test_a_unit_knows_where_it_is_hooked(name, kind, layer, index, hook_name, direct_hook_name):
     expected = Unit(name, kind, layer, index, hook_name, direct_hook_name)
+    units = Units.of_vit(n_layers=12, n_heads=2, pool_mlp=kind == "pool")
     assert units[name] == expected
     assert units[units.position(name)] == expected
     assert Unit.named(name) == expected
 
 
-@pytest.mark.parametrize("name", ["L3", "H5", "L3H", "3_mlp", "mlp_out", "L-1H0", "", "l3h5", "L3H5 "])
+@pytest.mark.parametrize(
+    "name", ["L3", "H5", "L3H", "3_mlp", "mlp_out", "L-1H0", "", "l3h5", "L3H5 ", "pool", "pool_mlp"]
+)
 def test_names_of_no_unit_are_refused(name):
     with pytest.raises(InputError, match="No unit is called"):
         Unit.named(name)
@@ -65,6 +75,18 @@ def test_selection_by_kind(units):
     assert [unit.name for unit in units.select("mlps")] == [f"{layer}_mlp_out" for layer in range(12)]
     assert units.select("all") == tuple(units)
     assert len(units) == 1 + 12 * 3 + 1
+
+
+def test_the_mlp_of_a_pooling_is_selected_by_name_and_with_all_and_is_no_mlp_of_a_layer():
+    units = Units.of_vit(n_layers=2, n_heads=2, pool_mlp=True)
+    assert [unit.name for unit in units.select(["bias", "pool_mlp_out", "L1H0"])] == ["L1H0", "pool_mlp_out", "bias"]
+    assert "pool_mlp_out" in [unit.name for unit in units.select("all")]
+    assert [unit.name for unit in units.select("mlps")] == ["0_mlp_out", "1_mlp_out"]
+    assert "pool_mlp_out" not in [unit.name for unit in units.select("L1")]
+    with pytest.raises(InputError, match="no unit 'pool_mlp_out'"):
+        Units.of_vit(n_layers=2, n_heads=2).select("pool_mlp_out")
+    with pytest.raises(InputError, match="Did you mean pool_mlp_out"):
+        units["pool_mlp"]
 
 
 @pytest.mark.parametrize("name", ["L12H0", "L0H2", "L12", "3_mlp", "nonsense", "heads ", ""])
@@ -128,6 +150,15 @@ def test_a_unit_is_replaced_in_the_stream_by_its_name(hvit, images, name):
     for other, neighbour in others:
         factor = 2 if other == name else 1
         assert_close(neighbour.read(seen[0]), factor * neighbour.read(cache[unit.hook_name]), FLOAT32_TOL)
+
+
+def test_the_mlp_of_a_pooling_is_read_and_replaced_whole():
+    unit = Unit.named("pool_mlp_out")
+    activation = torch.arange(6.0).reshape(2, 3)
+    assert unit.read(activation) is activation
+    replaced = unit.replace(activation, 1.0)
+    assert torch.equal(replaced, torch.ones(2, 3))
+    assert torch.equal(activation, torch.arange(6.0).reshape(2, 3))
 
 
 def test_a_direct_head_edit_by_name_leaves_the_neighbours_contributions(hvit, images):
