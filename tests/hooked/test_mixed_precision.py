@@ -21,6 +21,8 @@ TIMM = {
     "perception": ("vit_pe_core_tiny_patch16_384", {"img_size": 32}),
 }
 AUTOCAST = (*WIRINGS, *TIMM)
+AUTOCAST_SUM_TOL = 2e-3
+"""Units against an embedding that one product in half precision rounded."""
 
 
 @cache
@@ -75,7 +77,8 @@ def test_autocast_gives_what_it_gives_the_source_and_units_still_sum(kind, dtype
     assert_close(found.float(), expected.float(), BFLOAT16_SUM_TOL)
     assert_close(listened.float(), expected.float(), BFLOAT16_SUM_TOL)
     assert parts.values.dtype == torch.float32
-    assert_close(parts.total(), found.float(), BFLOAT16_SUM_TOL)
+    # The sum is taken in float32, so that only the projection's own rounding is between them.
+    assert_close(parts.total(), found.float(), AUTOCAST_SUM_TOL)
 
 
 @pytest.mark.parametrize("kind", ["ViT-B-16", "coca", "siglip", "dinov3"])
