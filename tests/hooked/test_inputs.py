@@ -111,6 +111,7 @@ UNSUPPORTED = {
         lambda: tiny_config(attentional_pool=True, attn_pooler_heads=2, pool_type="avg"),
         r"attention pooling of type 'avg'",
     ),
+    "a compiled model": (lambda: torch.compile(tiny_config(), backend="eager"), r"wrap the model itself .*_orig_mod"),
     "a text tower": (lambda: tiny_config().transformer, r"the image tower is Transformer"),
 }
 

@@ -25,6 +25,12 @@ def adapt(module: nn.Module, model_name: str, *, head: bool = False) -> ViTParts
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"wrap needs a torch module, got {type(module).__name__}.")
+    # By name, because importing torch's compiler costs seconds.
+    if type(module).__name__ == "OptimizedModule":
+        raise UnsupportedModelError(
+            f"{model_name} is compiled: wrap the model itself (module._orig_mod) and compile the wrapper if you like, "
+            "torch.compile(hvit)."
+        )
     # An instance exists, so its library is imported already and importing the adapter costs nothing more.
     libraries = {base.__module__.partition(".")[0] for base in type(module).__mro__}
     for library, adapter in ADAPTERS.items():
