@@ -164,3 +164,17 @@ def test_autocast_sums_exactly_and_knows_unowned_edits(kind):
             pytest.raises(MismatchError, match="no unit owns"),
         ):
             hvit.decompose(images)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["ViT-B-16", "layerscale", "avg-norm-before-pool", "siglip-hf"])
+def test_terms_of_the_stream_sum_to_the_stream_as_it_was_rounded(kind):
+    _, images, hvit = half(kind)
+    seen = []
+    last = f"blocks.{hvit.cfg.n_layers - 1}.hook_resid_post"
+    with hvit.hooks([(last, lambda stream, hook: seen.append(stream.float()))]):
+        terms = hvit.extract(images)
+        values = hvit.decompose(images).values
+    of_stream = terms.readout.of_terms(hvit.pool.keep(seen[0]))
+    besides = [name for name in hvit.units.names if name in ("bias", "pool_mlp_out")]
+    assert_close(values[:, : len(hvit.units) - len(besides)].sum(dim=1), of_stream, EXACT_TOL)
