@@ -205,7 +205,10 @@ class AttentionParts:
 def scaled_and_dropped(
     x: Float[Tensor, "*batch d_model"], gain: Ref | None, drops: tuple[nn.Module, ...]
 ) -> Float[Tensor, "*batch d_model"]:
-    """LayerScale and dropout on what a block adds; both are elementwise, so that their order does not matter."""
+    """Dropout, LayerScale, stochastic depth: in the sources' order, because half precision rounds in between."""
     for drop in drops:
-        x = drop(x)
-    return x if gain is None else x * gain()
+        x = drop(x) if isinstance(drop, nn.Dropout) else x
+    x = x if gain is None else x * gain()
+    for drop in drops:
+        x = x if isinstance(drop, nn.Dropout) else drop(x)
+    return x
