@@ -143,6 +143,7 @@ class DecomposedViT(WiredViT):
     def _checked_stream(self, images: Images, center: Center, *, tokens: bool = False) -> Streamed:
         """A recorded forward pass whose units add up to its embedding."""
         self.pool.check_center(center)
+        self._check_dropout()
         run = self.stream(images, center, tokens=tokens)
         # Edits in the stream, and dropout in train mode, may add what no unit's term tells of.
         if self.training or any(point.is_hooked for point in self._points_by_name.values()):
@@ -153,6 +154,17 @@ class DecomposedViT(WiredViT):
     def _sum_tolerance(self) -> float:
         kind = self.device.type
         return SUM_TOLERANCE[torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype]
+
+    def _check_dropout(self) -> None:
+        """Refuse dropout between the heads' z and what they add to the stream, and before the projection."""
+        drops = [drop for block in self.parts.blocks for drop in block.attention.drops]
+        for drop in (*drops, *self.parts.final_drops):
+            rate = getattr(drop, "p", None) or getattr(drop, "drop_prob", None)
+            if drop.training and rate:
+                raise MismatchError(
+                    f"{type(drop).__name__}({rate}) in train mode stands between terms and the embedding, so that "
+                    "units do not sum to it: call eval()."
+                )
 
     def _check_tokens_wanted(self, center: Center, direct_hooked: bool) -> None:
         """Refuse what has no contributions by token, before any work."""
