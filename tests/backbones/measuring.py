@@ -75,7 +75,7 @@ def measure(backbone: Backbone, dtype: torch.dtype, mode: Mode) -> Gaps:
         except MismatchError:
             assert mode == "dropout"
             terms = None
-    assert len(positions) == len(blocks)
+    assert len(positions) == (0 if terms is None else len(blocks))
     embedding = relative_gap(actual, expected)
     if terms is None:
         return Gaps(embedding, None, 0.0)

@@ -20,11 +20,11 @@ from tests.tolerances import FLOAT32_TOL, assert_close
 REFUSED = {
     "blocks are ResPostBlock": r"vit_base_patch16_rpn_224",
     "blocks are EvaBlockPostNorm": r"eva02_enormous_patch14_clip_224",
-    "blocks are ParallelScalingBlock": r"vit_\w+_xp_(224|384)|vit_huge_patch14_xp_224",
+    "blocks are ParallelScalingBlock": r"vit_\w+_xp_\d+|vit_pwee_patch16_reg1_gap_256",
     "blocks are ParallelThingsBlock": r"vit_(base|small)_patch16_18x2_224",
     "blocks are DiffParallelScalingBlock": r"vit_dpwee_patch16_reg1_gap_256",
     "attention is DiffAttention": r"vit_d(little|wee)_patch16_reg1_gap_256",
-    "there is no final norm": r"vit_\w+_radio_v[34]\w*|vit_pe_(lang|spatial)_\w+",
+    "there is no final norm": r"vit_\w+_radio_v[34]\w*|vit_pe_(lang|spatial)_\w+|vit_intern300m_patch14_448",
 }
 OPEN_CLIP_REFUSED = {
     "the image tower is ModifiedResNet": r"RN\d+.*",
