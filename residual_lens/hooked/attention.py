@@ -8,12 +8,10 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from residual_lens.hooked.parts.attention import AttentionParts
+from residual_lens.hooked.parts.attention import HALF, AttentionParts
 from residual_lens.hooked.parts.rotary import Rotation
 from residual_lens.hooked.points import Point
 from residual_lens.hooked.pooling import Pooling
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 class Sources(NamedTuple):
@@ -144,8 +142,11 @@ class HookedAttention(nn.Module):
         return Attended(result.sum(dim=2) + b_o, result + b_o / result.shape[2], True, sources)
 
     def _is_spelled_out(self) -> bool:
-        is_half = self.parts.out.weight.dtype in HALF
-        return self.hook_attn_scores.is_hooked or self.hook_pattern.is_hooked or (self.parts.eager and is_half)
+        return self.hook_attn_scores.is_hooked or self.hook_pattern.is_hooked or self._rounds_as_source()
+
+    def _rounds_as_source(self) -> bool:
+        """Whether to spell attention out in half precision because the source does."""
+        return self.parts.out.weight.dtype in HALF and self.parts.is_eager()
 
     def _mix(
         self,
@@ -167,8 +168,10 @@ class HookedAttention(nn.Module):
         self, q: Float[Tensor, "batch query head d_head"], k: Float[Tensor, "batch pos head d_head"]
     ) -> Float[Tensor, "batch query head pos"]:
         """Who attends to whom: in float32 or better, as fused attention has it inside, or in the source's own dtype."""
-        dtype = q.dtype if self.parts.eager else torch.promote_types(q.dtype, torch.float32)
-        scores = einsum(q.to(dtype), k.to(dtype), "batch query head d, batch pos head d -> batch head query pos")
-        scores = scores * q.shape[-1] ** -0.5
+        dtype = k.dtype if self._rounds_as_source() else torch.promote_types(k.dtype, torch.float32)
+        scale = q.shape[-1] ** -0.5
+        q = (q * scale if self.parts.scales_queries else q).to(dtype)
+        scores = einsum(q, k.to(dtype), "batch query head d, batch pos head d -> batch head query pos")
+        scores = scores if self.parts.scales_queries else scores * scale
         pattern = self.hook_pattern.on_copy(torch.softmax(self.hook_attn_scores(scores), dim=-1))
         return rearrange(pattern, "batch head query pos -> batch query head pos")

@@ -65,19 +65,20 @@ class TorchPoolAttention(PoolAttention):
         return self.attention.out_proj
 
     def attend(self, tokens: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_pool"]:
-        # Repeated, not expanded, as in the source: torch multiplies the two in ways that round differently.
-        query = self._probe().repeat(len(tokens), 1, 1)
+        # Repeated or expanded as in the source: torch multiplies the two in ways that round differently.
+        probes = self._probes()
+        query = probes.repeat(len(tokens), 1, 1) if self.need_weights else probes.expand(len(tokens), -1, -1)
         return self.attention(query, tokens, tokens, need_weights=self.need_weights)[0][:, 0]
 
     def query(self) -> Float[Tensor, "route d_head"]:
         weight, bias = self._part(0)
-        query = F.linear(self._probe(), weight, bias)
+        query = F.linear(self._probes()[:1], weight, bias)
         return rearrange(query, "1 (route d) -> route d", route=self.attention.num_heads)
 
-    def _probe(self) -> Float[Tensor, "1 d_query"]:
-        probe = getattr(self.probe, self.name)
-        probe = probe.reshape(-1, probe.shape[-1])[:1]
-        return probe if self.norm is None else self.norm(probe)
+    def _probes(self) -> Float[Tensor, "query d_query"]:
+        probes = getattr(self.probe, self.name)
+        probes = probes.reshape(-1, probes.shape[-1])
+        return probes if self.norm is None else self.norm(probes)
 
     def keys_and_values(
         self, tokens: Float[Tensor, "batch pos d_model"]

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from residual_lens.errors import UnsupportedModelError
 from residual_lens.hooked.attention_pooling import AttentionPooling, TorchPoolAttention
 from residual_lens.hooked.backbones.refusals import refuse_head, refuse_overrides
-from residual_lens.hooked.parts.attention import AttentionParts, FusedProjections
 from residual_lens.hooked.parts.embedding import EmbeddingParts, behind_prefix
 from residual_lens.hooked.parts.mlp import MLPParts, PlainInput
 from residual_lens.hooked.parts.norm import NormParts
 from residual_lens.hooked.parts.reference import Ref, plain_linear
+from residual_lens.hooked.parts.torch_attention import TorchAttentionParts
 from residual_lens.hooked.parts.vit import BlockParts, Projection, TextParts, ViTParts
 from residual_lens.hooked.pooling import MeanPooling, NormedMeanPooling, Pooling, TokenPooling
 
@@ -150,16 +150,7 @@ def _block(block: nn.Module, model_name: str) -> BlockParts:
         )
     return BlockParts(
         ln1=NormParts.of(block.ln_1, model_name),
-        attention=AttentionParts(
-            module=attention,
-            inputs=FusedProjections(
-                Ref(attention, "in_proj_weight"), Ref(attention, "in_proj_bias"), attention.num_heads
-            ),
-            out=plain_linear(attention.out_proj, "attention's output projection", model_name),
-            n_heads=attention.num_heads,
-            dropout=Ref(attention, "dropout"),
-            gain=_gain(block.ls_1),
-        ),
+        attention=TorchAttentionParts.of(attention, _gain(block.ls_1), model_name),
         ln2=NormParts.of(block.ln_2, model_name),
         mlp=MLPParts(
             inputs=PlainInput(plain_linear(mlp["c_fc"], "the MLP's first layer", model_name)),

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from residual_lens.hooked.parts.reference import Ref, bias_of
 
+HALF = (torch.float16, torch.bfloat16)
+"""Half precision, in which the order of operations shows."""
+
 QKV = tuple[
     Float[Tensor, "batch query head d_head"],
     Float[Tensor, "batch pos head d_head"],
@@ -167,6 +170,8 @@ class AttentionParts:
     """Norm of all heads' outputs together, before the output projection."""
     eager: bool = False
     """Whether the source spells attention out in its own dtype, which in half precision gives other numbers."""
+    scales_queries: bool = False
+    """Whether it then scales queries instead of scores."""
     gate: nn.Linear | None = None
     """Gate (behind a sigmoid) on the heads' outputs, computed from the block's input."""
 
@@ -181,11 +186,17 @@ class AttentionParts:
         flat = flat if self.gate is None else flat * self.gate(queries).sigmoid()
         return rearrange(flat, "batch pos (head d) -> batch pos head d", head=self.n_heads)
 
+    def is_eager(self) -> bool:
+        """Whether the source spells attention out at this moment."""
+        return self.eager
+
+    def project(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
+        """Output projection and its bias."""
+        return self.out(rearrange(z, "batch pos head d -> batch pos (head d)"))
+
     def output(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
         """What attention writes into the stream: output projection, its bias, LayerScale."""
-        return scaled_and_dropped(
-            self.out(rearrange(z, "batch pos head d -> batch pos (head d)")), self.gain, self.drops
-        )
+        return scaled_and_dropped(self.project(z), self.gain, self.drops)
 
     def output_weight(self) -> Float[Tensor, "head d_head d_model"]:
         """`W_O` by head, LayerScale folded in."""
