@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/residual-lens demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

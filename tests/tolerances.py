@@ -15,6 +15,9 @@ GRADIENT_TOL = 1e-9
 FLOAT32_AGAINST_FLOAT64_TOL = 1e-5
 """A float32 computation against its float64 twin: the float32 roundings are all there is."""
 
+BFLOAT16_PARITY_TOL = 2e-3
+"""Half a rounding to 8 bits: only the same operations in the same order stay within it."""
+
 BFLOAT16_SUM_TOL = 2e-2
 """Terms rounded to 8 bits each (4e-3) that add up to something not larger than themselves."""
 

@@ -75,7 +75,7 @@ ENTRIES = (
     Entry("open_clip:EVA02-L-14/merged2b_s4b_b131k", "EVA-02 CLIP, tower of timm"),
     Entry("open_clip:PE-Core-B-16/meta", "Perception Encoder, tower of timm"),
     Entry("hf:openai/clip-vit-large-patch14", "CLIPModel"),
-    Entry("hf:/a/folder", "CLIPVisionModelWithProjection, as large as CLIP-L"),
+    Entry("hf:FOLDER", "CLIPVisionModelWithProjection, as large as CLIP-L"),
     Entry("hf:google/vit-base-patch16-224", "ViTForImageClassification", head=True),
     Entry("hf:facebook/dino-vitb16", "ViTModel, DINO"),
     Entry("hf:facebook/dinov2-with-registers-large", "Dinov2WithRegistersModel"),
@@ -116,7 +116,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], int]] = {
     "hf:google/vit-large-patch16-224": ("ViTModel", _LARGE | {"image_size": 224, "patch_size": 16}, 224),
     "hf:facebook/dinov2-large": ("Dinov2Model", _LARGE | {"image_size": 518, "patch_size": 14}, 224),
     "hf:openai/clip-vit-large-patch14": ("CLIPModel", {"vision_config": _CLIP_L, "projection_dim": 768}, 224),
-    "hf:/a/folder": ("CLIPVisionModelWithProjection", _CLIP_L, 224),
+    "hf:FOLDER": ("CLIPVisionModelWithProjection", _CLIP_L, 224),
     "hf:google/vit-base-patch16-224": (
         "ViTForImageClassification",
         _BASE | {"image_size": 224, "patch_size": 16, "num_labels": 1000},

@@ -146,7 +146,7 @@ class DecomposedViT(WiredViT):
         self._check_dropout()
         run = self.stream(images, center, tokens=tokens)
         # Edits in the stream, and dropout in train mode, may add what no unit's term tells of.
-        if self.training or any(point.is_hooked for point in self._points_by_name.values()):
+        if self.parts.tower.training or any(point.is_hooked for point in self._points_by_name.values()):
             _check_sum(cast(UnitTerms, run.terms), run.embedding, self._sum_tolerance, self.training)
         return run
 
@@ -175,10 +175,10 @@ class DecomposedViT(WiredViT):
                 "A direct hook is in force, which edits contributions as wholes and not by token: leave its context, "
                 "or decompose without tokens."
             )
-        attention = self.parts.blocks[0].attention
-        if attention.inner_norm is not None or attention.gate is not None:
+        attentions = [block.attention for block in self.parts.blocks]
+        if any(part.inner_norm is not None or part.gate is not None for part in attentions):
             raise UnsupportedModelError(
-                f"{self.cfg.model_name} puts a {'norm' if attention.gate is None else 'gate'} between a head's values "
+                f"{self.cfg.model_name} puts a norm or gate between a head's values "
                 "and W_O, so that its contribution is no sum over tokens. Decompose without tokens."
             )
 

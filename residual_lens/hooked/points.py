@@ -41,6 +41,8 @@ class Point(HookPoint):
         if not isinstance(out, Tensor) or out.shape != x.shape:
             got = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise InputError(f"A hook at {self.name} returned {got}; it must keep the shape {list(x.shape)}.")
+        # Another dtype would spread to all that follows, or meet weights that it cannot be multiplied by.
+        out = out.to(x.dtype)
         return out.clone() if self._watches_gradients else out
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

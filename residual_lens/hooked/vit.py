@@ -14,7 +14,7 @@ from residual_lens.decomposition import check_center
 from residual_lens.errors import InputError, UnsupportedModelError
 from residual_lens.hooked.backbones import adapt
 from residual_lens.hooked.cache import ViTCache, position_axis
-from residual_lens.hooked.checks import Images, check_size, check_unit_interval
+from residual_lens.hooked.checks import Images, check_images, check_size, check_unit_interval
 from residual_lens.hooked.decomposing import DecomposedViT
 from residual_lens.hooked.fingerprint import fingerprint
 from residual_lens.hooked.loading import load
@@ -123,7 +123,8 @@ class HookedViT(WeightViews, DecomposedViT):
 
         A cast to another dtype counts as other weights.
         """
-        wiring = str(replace(self.cfg, model_name=""))
+        blocks = [(block.ln1.eps, block.ln2.eps, str(block.mlp.activation)) for block in self.parts.blocks]
+        wiring = f"{replace(self.cfg, model_name='')} {blocks}"
         projection = self.parts.projection
         others = {} if projection is None else {"projection": projection.matrix()}
         if projection is not None and projection.bias is not None:
@@ -200,7 +201,8 @@ class HookedViT(WeightViews, DecomposedViT):
         Raises:
             InputError: unknown names, `remove_batch_dim` with more than one image, or images that the model refuses.
         """
-        if remove_batch_dim and images.ndim == 4 and len(images) != 1:
+        check_images(images, self.cfg, self.dtype, self.device)
+        if remove_batch_dim and len(images) != 1:
             raise InputError(f"remove_batch_dim needs a batch of one image, got {len(images)}.")
         cached: dict[str, Tensor] = {}
         positions = Slice.unwrap(cast(Slice, pos_slice))

@@ -69,6 +69,16 @@ class WeightViews(nn.Module):
         return self._stacked("mlp", "W_in")
 
     @property
+    def W_gate(self) -> Float[Tensor, "layer d_model d_mlp"]:
+        """Weights of the MLPs' gates (in gated MLPs only)."""
+        return self._stacked("mlp", "W_gate")
+
+    @property
+    def b_gate(self) -> Float[Tensor, "layer d_mlp"]:
+        """Biases of the MLPs' gates (in gated MLPs only)."""
+        return self._stacked("mlp", "b_gate")
+
+    @property
     def b_in(self) -> Float[Tensor, "layer d_mlp"]:
         """MLP biases in."""
         return self._stacked("mlp", "b_in")

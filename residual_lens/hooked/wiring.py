@@ -23,6 +23,7 @@ from residual_lens.hooked.points import Point
 from residual_lens.hooked.pooling import Pooled, Pooling
 from residual_lens.hooked.recording import BlockTerms, Recorder
 from residual_lens.hooked.root import HookedRoot
+from residual_lens.hooked.unchanged import Unchanged
 from residual_lens.units import Units
 
 
@@ -88,6 +89,7 @@ class WiredViT(HookedRoot):
         for module in self.modules():
             module.training = source.training
         self.source = source
+        self._unchanged = Unchanged.of(parts.tower)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -130,7 +132,8 @@ class WiredViT(HookedRoot):
 
         Returns:
             Not normalised. If nothing listens to the last block's tokens and the model reads one token, that block is
-            run for this token alone: the same numbers, sooner (not in half precision, where they would differ).
+            run for this token alone: the same numbers, sooner (not in half precision or train mode, where rounding and
+            dropout would differ).
 
         Raises:
             InputError: images of the wrong shape, dtype or range, or with NaN.
@@ -152,6 +155,7 @@ class WiredViT(HookedRoot):
             readout: record every unit's term, to be read out with this centring.
             tokens: record which tokens the heads' terms come from as well.
         """
+        self._unchanged.check(self.cfg.model_name)
         check_images(images, self.cfg, self.dtype, self.device)
         pool = self.pool
         x, rotations = self._embed(images)
@@ -185,8 +189,10 @@ class WiredViT(HookedRoot):
         recorded = []
         for layer, block in enumerate(self._blocks):
             is_last = layer == self.cfg.n_layers - 1
-            # Half precision rounds otherwise in fewer rows: the same numbers are worth more there than the time.
-            may_shorten = is_last and not (self.is_half or block.is_token_hooked())
+            # Half precision rounds otherwise in fewer rows, and dropout draws otherwise: there the source's numbers are
+            # worth more than the time.
+            is_training = self.parts.blocks[layer].attention.module.training
+            may_shorten = is_last and not (self.is_half or is_training or block.is_token_hooked())
             recorder = Recorder(self.pool, wide, embed=layer == 0, tokens=tokens) if record else None
             run_block = partial(block, only=self.pool.token if may_shorten else None, recorder=recorder)
             if self.checkpoints_gradients and torch.is_grad_enabled():

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 DEPTH, WIDTH, HEADS, CLASSES = 2, 32, 4, 7
 TINY_TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
-TORCH_ATTENTION_BFLOAT16_TOL = 5e-2
-"""`nn.MultiheadAttention` rounds biases, scores and patterns to 8 bits, elsewhere with gradients than without."""
 LAYER_SCALES = ("gamma", "gamma_1", "gamma_2", "lambda1")
 
 
@@ -40,8 +38,6 @@ class Backbone:
     """Whether none of it lies behind an output projection, so that units still sum to the embedding."""
     head: bool = False
     """Whether it is wrapped with its linear head."""
-    bfloat16_tol: float = 2e-3
-    """Half a rounding to 8 bits: only the same operations in the same order stay within it."""
 
     @property
     def name(self) -> str:

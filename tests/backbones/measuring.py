@@ -1,7 +1,7 @@
 """How far the wrapper is from its source, with guards that the wrapper's own path ran."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,6 @@ from torch import nn
 from residual_lens.errors import MismatchError
 from residual_lens.hooked.vit import HookedViT
 from tests.backbones.backbone import Backbone, images_of
-from tests.hooked.running import listening
 from tests.tolerances import relative_gap
 
 Mode = Literal["eval", "train", "dropout"]
@@ -64,11 +63,11 @@ def measure(backbone: Backbone, dtype: torch.dtype, mode: Mode) -> Gaps:
     expected = backbone.embedding(module, images)
     blocks = backbone.blocks(module)
     assert len(blocks) == hvit.cfg.n_layers
-    with counted(hvit, module, blocks) as positions, _drawing_alike(hvit, mode):
+    with counted(hvit, module, blocks) as positions:
         torch.manual_seed(3)
         actual = hvit(images)
     assert len(positions) == len(blocks)
-    with counted(hvit, module, blocks) as positions, _drawing_alike(hvit, mode):
+    with counted(hvit, module, blocks) as positions:
         torch.manual_seed(3)
         try:
             terms = hvit.extract(images)
@@ -82,9 +81,3 @@ def measure(backbone: Backbone, dtype: torch.dtype, mode: Mode) -> Gaps:
     total = terms.contributions().sum(dim=1)
     rounding = 0.0 if terms.rounding is None else float(terms.rounding.abs().max() / expected.abs().max())
     return Gaps(embedding, relative_gap(total, expected), rounding)
-
-
-def _drawing_alike(hvit: HookedViT, mode: Mode) -> AbstractContextManager[Any]:
-    """A context in which as many random numbers are drawn as in the source, whose last block runs at every token."""
-    last = hvit.cfg.n_layers - 1
-    return listening(hvit, f"blocks.{last}.hook_resid_post") if mode == "dropout" else nullcontext()

@@ -9,7 +9,7 @@ import open_clip
 import timm
 from torch import Tensor, nn
 
-from tests.backbones.backbone import DEPTH, HEADS, TINY_TEXT, TORCH_ATTENTION_BFLOAT16_TOL, WIDTH, Backbone
+from tests.backbones.backbone import DEPTH, HEADS, TINY_TEXT, WIDTH, Backbone
 from tests.backbones.timm_rows import DROPOUT, SIZES
 
 
@@ -69,7 +69,6 @@ def _row(config: str, special: str, pooling: str, model: type[nn.Module] = open_
         blocks=lambda built: built.visual.transformer.resblocks,
         dropout="patches, pattern",
         sums_under_dropout=True,
-        bfloat16_tol=TORCH_ATTENTION_BFLOAT16_TOL,
     )
 
 

@@ -8,22 +8,21 @@ from tests.backbones.backbone import Backbone
 from tests.backbones.measuring import MODES, Mode, measure
 from tests.backbones.models import BACKBONES
 from tests.backbones.table import listed
-from tests.tolerances import BFLOAT16_SUM_TOL, FLOAT32_TOL, FLOAT64_TOL
+from tests.tolerances import BFLOAT16_PARITY_TOL, BFLOAT16_SUM_TOL, FLOAT32_TOL, FLOAT64_TOL
 
-TOLERANCES = {torch.float64: FLOAT64_TOL, torch.float32: FLOAT32_TOL}
-DTYPES = (*TOLERANCES, torch.bfloat16)
+TOLERANCES = {torch.float64: FLOAT64_TOL, torch.float32: FLOAT32_TOL, torch.bfloat16: BFLOAT16_PARITY_TOL}
 
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES, ids=lambda backbone: backbone.name)
 
 
 @every_backbone
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_embedding_and_the_sum_of_units_are_the_sources_embedding(
     backbone: Backbone, dtype: torch.dtype, mode: Mode
 ) -> None:
     gaps = measure(backbone, dtype, mode)
-    tolerance = TOLERANCES.get(dtype, backbone.bfloat16_tol)
+    tolerance = TOLERANCES[dtype]
     assert gaps.embedding <= tolerance
     assert gaps.rounding <= BFLOAT16_SUM_TOL
     if mode == "dropout" and not backbone.sums_under_dropout:

@@ -5,6 +5,7 @@ from importlib import import_module
 from torch import nn
 
 from residual_lens.errors import InputError, UnsupportedModelError
+from residual_lens.hooked.backbones.refusals import check_regular
 from residual_lens.hooked.parts.vit import ViTParts
 
 # Library → module of its adapter, in the order in which a model's base classes are asked.
@@ -36,8 +37,7 @@ def adapt(module: nn.Module, model_name: str, *, head: bool = False) -> ViTParts
     for library, adapter in ADAPTERS.items():
         if library in libraries:
             found = import_module(f"residual_lens.hooked.backbones.{adapter}").adapt(module, model_name, head=head)
-            if not found.blocks:
-                raise UnsupportedModelError(f"{model_name} has no transformer blocks.")
+            check_regular(found)
             return found
     raise UnsupportedModelError(
         f"{type(module).__module__}.{type(module).__name__} is not a supported vision transformer: HookedViT wraps "

@@ -144,9 +144,10 @@ def _block(block: nn.Module, model_name: str) -> BlockParts:
     if list(mlp) != ["c_fc", "gelu", "c_proj"]:
         raise UnsupportedModelError(f"{model_name}: the MLP is not c_fc, gelu, c_proj: {block.mlp}.")
     attention = block.attn
-    if not isinstance(attention, nn.MultiheadAttention):
+    if type(attention) is not nn.MultiheadAttention or attention.bias_k is not None or attention.add_zero_attn:
         raise UnsupportedModelError(
-            f"{model_name}: attention is {type(attention).__name__}; supported is torch's own MultiheadAttention."
+            f"{model_name}: attention is {type(attention).__name__}; supported is torch's own MultiheadAttention, "
+            "without keys and values that come from no token (add_bias_kv, add_zero_attn)."
         )
     return BlockParts(
         ln1=NormParts.of(block.ln_1, model_name),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from residual_lens.errors import UnsupportedModelError
+from residual_lens.hooked.parts.vit import ViTParts
 
 
 def refuse_overrides(module: nn.Module, base: type[nn.Module], methods: Sequence[str], model_name: str) -> None:
@@ -29,3 +30,23 @@ def refuse_head(head: bool, model_name: str) -> None:
     """
     if head:
         raise UnsupportedModelError(f"{model_name} has no linear head of its own: leave out head=True.")
+
+
+def check_regular(parts: ViTParts) -> None:
+    """Refuse what no adapter can see from where the parts are.
+
+    Raises:
+        UnsupportedModelError: no blocks, heads that differ between layers, or a module whose `forward` was replaced.
+    """
+    heads = {(block.attention.n_heads, block.attention.out.in_features) for block in parts.blocks}
+    if len(heads) != 1:
+        raise UnsupportedModelError(
+            f"{parts.model_name} has {len(parts.blocks)} blocks with {len(heads)} different numbers or widths of "
+            "heads; units need at least one block, and the same heads in all."
+        )
+    for name, module in parts.tower.named_modules():
+        if "forward" in vars(module):
+            raise UnsupportedModelError(
+                f"{parts.model_name}: the forward of {name or 'the tower'} was replaced on the instance, so that it "
+                "computes something else than its class: undo that first."
+            )

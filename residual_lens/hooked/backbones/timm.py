@@ -110,6 +110,11 @@ def adapt(module: nn.Module, model_name: str, *, head: bool) -> ViTParts:
             f"{model_name}: the stem is {type(model.patch_embed).__name__}, not one convolution over patches of images "
             "of a known size; residual branches of a stem would need units of their own."
         )
+    if model.patch_embed.proj.in_channels != 3 or model.patch_embed.dynamic_img_pad:
+        raise UnsupportedModelError(
+            f"{model_name}: it takes {model.patch_embed.proj.in_channels} channels, or pads images "
+            "(dynamic_img_pad); supported are three channels and sizes that are multiples of the patch."
+        )
     rotary = EvaRotary(model) if getattr(model, "rope", None) is not None else None
     if rotary is not None and model.patch_drop is not None:
         raise UnsupportedModelError(

@@ -9,6 +9,8 @@ from residual_lens.errors import UnsupportedModelError
 
 # Root-mean-square norms have no common base class; these are torch's, timm's and Hugging Face's plain ones.
 RMS_NORMS = ("RMSNorm", "RmsNorm", "RmsNormFp32")
+# A norm of somebody's own may compute something else under the same name.
+LIBRARIES = ("torch", "open_clip", "timm", "transformers")
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,14 @@ class NormParts:
         Raises:
             UnsupportedModelError: neither a LayerNorm nor a known RMSNorm.
         """
-        if isinstance(module, nn.LayerNorm):
-            return cls(module)
-        if type(module).__name__ in RMS_NORMS:
-            return cls(module, centred=False)
+        if type(module).__module__.split(".")[0] in LIBRARIES:
+            if isinstance(module, nn.LayerNorm):
+                return cls(module)
+            if type(module).__name__ in RMS_NORMS:
+                return cls(module, centred=False)
         raise UnsupportedModelError(
-            f"{model_name}: a norm of the stream is {type(module).__name__}; supported are LayerNorm and RMSNorm, "
-            "which are linear once their scale is frozen."
+            f"{model_name}: a norm of the stream is {type(module).__module__}.{type(module).__name__}; supported are "
+            f"LayerNorm and RMSNorm of {', '.join(LIBRARIES)}, which are linear once their scale is frozen."
         )
 
     @classmethod
@@ -55,7 +58,10 @@ class NormParts:
     def eps(self) -> float:
         """What is added to the variance."""
         eps = self.module.eps
-        return torch.finfo(torch.float32).eps if eps is None else float(eps)  # pyright: ignore[reportArgumentType]
+        if eps is not None:
+            return float(eps)  # pyright: ignore[reportArgumentType]
+        weight = self.gain
+        return torch.finfo(torch.float32 if weight is None else torch.promote_types(weight.dtype, torch.float32)).eps
 
     @property
     def width(self) -> int:

@@ -29,7 +29,12 @@ def plain_linear(module: object, what: str, model_name: str) -> nn.Linear:
         UnsupportedModelError: anything else, such as a layer wrapped by an adapter library or quantised.
     """
     if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
-        return module
+        if "forward" not in vars(module) and not (module._forward_hooks or module._forward_pre_hooks):
+            return module
+        raise UnsupportedModelError(
+            f"{model_name}: {what} carries torch hooks or a forward of its own (old-style weight norm, pruning, "
+            "offloading), so its weight does not tell what it computes. Remove them, or make them permanent, first."
+        )
     raise UnsupportedModelError(
         f"{model_name}: {what} is {type(module).__module__}.{type(module).__name__}, not a plain nn.Linear, so its "
         "weight does not tell what it computes. Merge adapters (LoRA) into the weights or load the model unquantised."

@@ -28,6 +28,8 @@ MODELS = {
     "DINOv3ViTModel": "dinov3",
 }
 
+LIBRARIES = ("torch", "transformers")
+
 
 def adapt(module: nn.Module, model_name: str, *, head: bool) -> ViTParts:
     """The parts of a Hugging Face vision model, by reference.
@@ -43,4 +45,12 @@ def adapt(module: nn.Module, model_name: str, *, head: bool) -> ViTParts:
             "convolutional stages)."
         )
     refuse_overrides(module, getattr(transformers, name), ("forward",), model_name)
-    return import_module(f"{__name__}.{MODELS[name]}").adapt(module, model_name, head)
+    parts = import_module(f"{__name__}.{MODELS[name]}").adapt(module, model_name, head)
+    foreign = {type(part) for part in parts.tower.modules() if type(part).__module__.split(".")[0] not in LIBRARIES}
+    if foreign:
+        names = ", ".join(sorted(f"{part.__module__}.{part.__name__}" for part in foreign))
+        raise UnsupportedModelError(
+            f"{model_name} is made of modules that are neither torch's nor Hugging Face's ({names}): what they compute "
+            "is not known."
+        )
+    return parts

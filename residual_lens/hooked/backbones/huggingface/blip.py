@@ -26,7 +26,7 @@ class BlipText(TextParts):
     def encode(self, tokens: Tensor | Mapping[str, Tensor]) -> Float[Tensor, "text d_out"]:
         inputs = {"input_ids": tokens} if isinstance(tokens, Tensor) else tokens
         wanted = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-        return self.model.text_proj(self.model.text_encoder(**wanted).last_hidden_state[:, 0])
+        return self.model.text_proj(self.model.text_encoder(**wanted, return_dict=True).last_hidden_state[:, 0])
 
     def logit_scale(self) -> float:
         raise UnsupportedModelError(

@@ -58,7 +58,7 @@ class FeatureText(TextParts):
 
     def encode(self, tokens: Tensor | Mapping[str, Tensor]) -> Float[Tensor, "text d_out"]:
         inputs = {"input_ids": tokens} if isinstance(tokens, Tensor) else tokens
-        return self.model.get_text_features(**inputs).pooler_output
+        return self.model.get_text_features(**inputs, return_dict=True).pooler_output
 
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.detach().exp())
