@@ -1,5 +1,7 @@
 """Is this a batch of images that the model can take?"""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -80,6 +82,23 @@ def check_size(image_size: tuple[int, int], parts: ViTParts) -> None:
             f"{parts.model_name} takes images in multiples of its patch, {height}×{width}; {image_size[0]}×"
             f"{image_size[1]} is none."
         )
+
+
+def check_tokens(tokens: object) -> None:
+    """Refuse what a tokenizer gave if it is no tensor, and no mapping to tensors.
+
+    Raises:
+        InputError: with how a Hugging Face tokenizer is made to give tensors.
+    """
+    if isinstance(tokens, Tensor):
+        return
+    if isinstance(tokens, Mapping) and all(isinstance(value, Tensor) for value in tokens.values()):
+        return
+    raise InputError(
+        f"tokenizer= gave {type(tokens).__name__} without tensors. It must take a list of texts and return a tensor or "
+        "a mapping to tensors; of a Hugging Face tokenizer give functools.partial(tokenizer, padding=True, "
+        "truncation=True, return_tensors='pt')."
+    )
 
 
 def check_unit_interval(images: Images) -> None:

@@ -14,7 +14,7 @@ from residual_lens.decomposition import check_center
 from residual_lens.errors import InputError, UnsupportedModelError
 from residual_lens.hooked.backbones import adapt
 from residual_lens.hooked.cache import ViTCache, position_axis
-from residual_lens.hooked.checks import Images, check_images, check_size, check_unit_interval
+from residual_lens.hooked.checks import Images, check_images, check_size, check_tokens, check_unit_interval
 from residual_lens.hooked.decomposing import DecomposedViT
 from residual_lens.hooked.fingerprint import fingerprint
 from residual_lens.hooked.loading import load
@@ -161,7 +161,12 @@ class HookedViT(WeightViews, DecomposedViT):
             )
         if isinstance(texts, str) or len(texts) == 0:
             raise InputError(f"encode_text needs a list of at least one text, got {texts!r}.")
-        return nn.functional.normalize(self.parts.text.encode(self.tokenizer(list(texts)).to(self.device)), dim=-1)
+        tokens = self.tokenizer(list(texts))
+        check_tokens(tokens)
+        moved = (
+            tokens.to(self.device) if isinstance(tokens, Tensor) else {k: v.to(self.device) for k, v in tokens.items()}
+        )
+        return nn.functional.normalize(self.parts.text.encode(moved), dim=-1)
 
     @property
     def logit_scale(self) -> float:

@@ -196,3 +196,10 @@ def test_features_of_another_centring_are_refused(hvit: HookedViT, images: Tenso
     features = hvit.extract(images, center="uniform").head_features()
     with pytest.raises(MismatchError, match="same centring"):
         hvit.head_frames(center="own").coordinates(features)
+
+
+@pytest.mark.parametrize("tokens", [[[1, 2]], {"input_ids": [[1, 2]]}])
+def test_a_tokenizer_that_gives_no_tensors_is_refused_with_how_to_make_it(tokens):
+    hvit = HookedViT.wrap(tiny_config(), tokenizer=lambda texts: tokens)
+    with pytest.raises(InputError, match=r"functools.partial\(tokenizer, .*return_tensors='pt'\)"):
+        hvit.encode_text(["a text"])
