@@ -206,9 +206,10 @@ class HookedViT(WeightViews, DecomposedViT):
         Raises:
             InputError: unknown names, `remove_batch_dim` with more than one image, or images that the model refuses.
         """
-        check_images(images, self.cfg, self.dtype, self.device)
-        if remove_batch_dim and len(images) != 1:
-            raise InputError(f"remove_batch_dim needs a batch of one image, got {len(images)}.")
+        if remove_batch_dim:
+            check_images(images, self.cfg, self.dtype, self.device)
+            if len(images) != 1:
+                raise InputError(f"remove_batch_dim needs a batch of one image, got {len(images)}.")
         cached: dict[str, Tensor] = {}
         positions = Slice.unwrap(cast(Slice, pos_slice))
 
