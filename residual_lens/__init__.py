@@ -7,10 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from residual_lens.activations import Store, encode
     from residual_lens.bases import Bases, Basis, fit_bases
-    from residual_lens.data import Task, load_task, task_names
+    from residual_lens.data import ImageSet, Preprocessing, Task, load_task, open_images, task_names
     from residual_lens.decomposition import Decomposition, HeadFrames
-    from residual_lens.errors import InputError, MismatchError, ResidualLensError, UnsupportedModelError
+    from residual_lens.dimensions import UnitDimensions, unit_dimensions
+    from residual_lens.errors import InputError, MismatchError, ResidualLensError, StoreError, UnsupportedModelError
     from residual_lens.hooked import HookedViT
     from residual_lens.interventions import Adapter, ResiDual, activation_patch
     from residual_lens.spectral import StreamingPCA
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "activations": ("Store", "encode"),
     "bases": ("Bases", "Basis", "fit_bases"),
-    "data": ("Task", "load_task", "task_names"),
+    "data": ("ImageSet", "Preprocessing", "Task", "load_task", "open_images", "task_names"),
     "decomposition": ("Decomposition", "HeadFrames"),
-    "errors": ("InputError", "MismatchError", "ResidualLensError", "UnsupportedModelError"),
+    "dimensions": ("UnitDimensions", "unit_dimensions"),
+    "errors": ("InputError", "MismatchError", "ResidualLensError", "StoreError", "UnsupportedModelError"),
     "hooked": ("HookedViT",),
     "interventions": ("Adapter", "ResiDual", "activation_patch"),
     "spectral": ("StreamingPCA",),
@@ -61,26 +65,34 @@ __all__ = [
     "Decomposition",
     "HeadFrames",
     "HookedViT",
+    "ImageSet",
     "InputError",
     "LinearAdapter",
     "LiveSamples",
     "MismatchError",
+    "Preprocessing",
     "ResiDual",
     "ResidualLensError",
+    "Store",
+    "StoreError",
     "StreamingPCA",
     "Task",
     "TrainingLog",
     "Unit",
+    "UnitDimensions",
     "Units",
     "UnsupportedModelError",
     "ZeroShotClassifier",
     "activation_patch",
     "cache_samples",
+    "encode",
     "evaluate",
     "fit_bases",
     "load_task",
+    "open_images",
     "task_names",
     "train_adapter",
+    "unit_dimensions",
     "zero_shot_classifier",
 ]
 

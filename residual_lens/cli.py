@@ -3,6 +3,7 @@
 import logging
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -102,12 +103,121 @@ def hook_points(model: str = "attribute-clip") -> None:
     Console().print(table)
 
 
+def encode_data(
+    model: str,
+    data: str,
+    out: Path,
+    *,
+    split: str = "train",
+    root: Path | None = None,
+    download: bool = False,
+    limit: int | None = None,
+    format: Literal["int16", "float16", "bfloat16", "float32"] = "int16",
+    batch_size: int = 32,
+    on_corrupt: Literal["raise", "skip"] = "raise",
+    workers: int | None = None,
+    device: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    center: Literal["own", "uniform"] = "own",
+    seed: int = 42,
+) -> None:
+    """Run a model once over a data set and write what every unit gave for every sample, as one HDF5 file.
+
+    A run that was stopped goes on where it was when the same command is given again. On several processes or nodes each
+    writes a shard, and the file presents them as one.
+
+    In a shell:
+        residual-lens encode --model attribute-clip --data digits --out digits.h5
+        residual-lens encode --model clip-l --data imagenet --root /data/imagenet --limit 80000 --out imagenet.h5
+        accelerate launch --num_processes 8 --module residual_lens encode --model clip-l --data hf:org/repo --out a.h5
+
+    Args:
+        model: a name as in `residual-lens models`.
+        data: a name as in `residual-lens data`, `folder:PATH` or `hf:ORG/REPO`.
+        out: the file to write.
+        split: train, validation or test.
+        root: folder that holds the data, or is to hold them.
+        download: fetch the data if they are not there.
+        limit: only so many samples, as many of each class.
+        format: how values lie on disk. int16 comes with scales: as short as float16, ten times as exact.
+        batch_size: images in a forward pass.
+        on_corrupt: stop at an image that cannot be read, or skip it with a warning.
+        workers: processes that load images; one for each CPU on a GPU, else none.
+        device: where to run; a GPU if there is one.
+        dtype: what to run in.
+        center: centring of the contributions.
+        seed: of splits and of what is drawn or rendered.
+    """
+    import torch
+    from accelerate import PartialState
+
+    from residual_lens.activations import encode
+    from residual_lens.data.images import open_images
+    from residual_lens.hooked import HookedViT
+
+    processes = PartialState(cpu=device == "cpu")
+    console = Console(stderr=True)
+    hvit = HookedViT.from_pretrained(
+        model, center=center, device=device or str(processes.device), dtype=getattr(torch, dtype)
+    )
+    images = open_images(
+        data,
+        split=split,
+        root=root,
+        download=download,
+        limit=limit,
+        seed=seed,
+        image_size=hvit.cfg.image_size[0],
+    )
+    store = encode(
+        hvit,
+        images,
+        out,
+        value_format=format,
+        batch_size=batch_size,
+        on_corrupt=on_corrupt,
+        workers=workers,
+        process=processes.process_index,
+        n_processes=processes.num_processes,
+        progress=processes.is_local_main_process,
+    )
+    if store is None:
+        return
+    with store:
+        skipped = f", {len(store.skipped_ids):,} skipped" if store.skipped_ids else ""
+        console.print(f"{out}: {len(store):,} samples{skipped}, {len(store.units)} units", highlight=False)
+
+
+def check_store(store: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Read a store whole and compare it with its checksums.
+
+    In a shell:
+        residual-lens check digits.h5
+
+    Args:
+        store: a file that `residual-lens encode` wrote.
+    """
+    from residual_lens.activations import Store
+
+    console = Console()
+    with Store(store) as opened:
+        opened.check(progress=console.is_terminal)
+        console.print(f"{store}: all well. {len(opened):,} samples, {len(opened.units)} units", highlight=False)
+
+
 def main() -> None:
     """Entry point: errors that are the user's to mend are printed as one line, without a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"demo": demo, "tasks": list_tasks, "models": list_models, "hooks": hook_points},
+            {
+                "demo": demo,
+                "tasks": list_tasks,
+                "models": list_models,
+                "hooks": hook_points,
+                "encode": encode_data,
+                "check": check_store,
+            },
             description="Take a vision transformer apart: heads and MLPs as hooks, their spectra, ResiDual on top.",
         )
     except ResidualLensError as error:

@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from residual_lens.bases import Bases, fit_bases
 from residual_lens.data import Task, load_task, task_names
 from residual_lens.errors import InputError
+from residual_lens.files import write_atomically
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter, ResiDual
-from residual_lens.interventions.saving import write_atomically
 from residual_lens.report import demo_figure, results_table
 from residual_lens.text import zero_shot_classifier
 from residual_lens.training import Coarse, LinearAdapter, cache_samples, evaluate, train_adapter

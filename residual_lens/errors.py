@@ -15,3 +15,7 @@ class UnsupportedModelError(ResidualLensError, TypeError):
 
 class MismatchError(ResidualLensError, ValueError):
     """Two things that do not belong together: bases of another model, scales of other units."""
+
+
+class StoreError(ResidualLensError):
+    """An activation store that is damaged, unfinished, in use or out of space; the message names the file."""

@@ -38,7 +38,7 @@ def load_digit_splits(n_images: Sequence[int], *, image_size: int, seed: int) ->
         )
     if image_size < 8:
         raise InputError(f"got image_size={image_size}, expected at least 8 pixels, the size of a scan.")
-    images = _enlarge(torch.from_numpy(pixels).float().reshape(-1, 8, 8) / 16, image_size)
+    images = enlarge_scans(torch.from_numpy(pixels).float().reshape(-1, 8, 8) / 16, image_size)
     labels = torch.from_numpy(classes)
     order = _interleaved_order(labels, torch.Generator().manual_seed(seed))
     return [
@@ -47,7 +47,7 @@ def load_digit_splits(n_images: Sequence[int], *, image_size: int, seed: int) ->
     ]
 
 
-def _enlarge(scans: Float[Tensor, "sample 8 8"], image_size: int) -> Float[Tensor, "sample 3 height width"]:
+def enlarge_scans(scans: Float[Tensor, "sample 8 8"], image_size: int) -> Float[Tensor, "sample 3 height width"]:
     """White on black, in the middle of the frame, with a margin."""
     side = max(8, round(DIGIT_SHARE * image_size))
     large = functional.interpolate(scans.unsqueeze(1), size=side, mode="bicubic", align_corners=False).clamp(0, 1)

@@ -13,6 +13,36 @@ from residual_lens.decomposition.readout import Center, with_bias
 from residual_lens.errors import MismatchError
 
 
+def feature_rows(
+    w_o: Float[Tensor, "head d_head d_model"],
+    b_o: Float[Tensor, "d_model"],
+    maps: Float[Tensor, "route d_model d_out"],
+    constant_rows: Float[Tensor, "constant d_out"],
+    center: Center,
+    n_layers: int,
+) -> Float[Tensor, "head feature d_out"]:
+    """The matrix `A` of every head of a layer: its direct contribution is `features @ A`.
+
+    Args:
+        w_o: `W_O`, LayerScale folded in.
+        b_o: `b_O`, likewise.
+        maps: the readout's.
+        constant_rows: the readout's; heads have a share of them for "uniform".
+        center: centring.
+        n_layers: layers of the model, by which that share goes.
+
+    Returns:
+        In float64.
+    """
+    written = with_bias(w_o.detach().double(), b_o.detach().double())
+    by_route = einsum(written, maps.detach().double(), "head d d_model, route d_model d_out -> head route d d_out")
+    rows = rearrange(by_route, "head route d d_out -> head (route d) d_out")
+    if center == "own":
+        return rows
+    share = constant_rows.detach().double() / ((2 * n_layers + 1) * len(rows))
+    return torch.cat([rows, share.expand(len(rows), -1, -1)], dim=1)
+
+
 @dataclass(frozen=True, eq=False)
 class HeadFrames:
     """Isometric low-rank coordinates of heads' direct contributions.
@@ -43,17 +73,12 @@ class HeadFrames:
     ) -> "HeadFrames":
         """Frames from weights alone; the QR is done in float64, once for all heads."""
         n_layers, n_heads = len(output_weights), output_weights[0].shape[0]
-        rows = []
-        for w_o, b_o in zip(output_weights, output_biases, strict=True):
-            written = with_bias(w_o.detach().double(), b_o.detach().double())
-            by_route = einsum(
-                written, maps.detach().double(), "head d d_model, route d_model d_out -> head route d d_out"
-            )
-            rows.append(rearrange(by_route, "head route d d_out -> head (route d) d_out"))
-        features = torch.cat(rows)
-        if center == "uniform":
-            share = constant_rows.detach().double() / ((2 * n_layers + 1) * n_heads)
-            features = torch.cat([features, share.expand(len(features), -1, -1)], dim=1)
+        features = torch.cat(
+            [
+                feature_rows(w_o, b_o, maps, constant_rows, center, n_layers)
+                for w_o, b_o in zip(output_weights, output_biases, strict=True)
+            ]
+        )
         q, r = torch.linalg.qr(features.mT)
         names = tuple(f"L{layer}H{head}" for layer in range(n_layers) for head in range(n_heads))
         return cls(names, q.mT.contiguous(), r.mT.contiguous())

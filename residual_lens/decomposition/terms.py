@@ -55,17 +55,27 @@ class UnitTerms:
     @outside_autocast
     def head_contributions(self, layer: int) -> Float[Tensor, "batch head d_out"]:
         """Direct contributions of one layer's heads."""
-        heads, n_heads = self.heads[layer], self.heads[layer].shape[2]
-        if self.written[layer]:
-            values = self.readout.of_results(heads)
-        else:
-            features = self.readout.head_features(heads)
-            values = self.readout.of_features(features, self.output_weights[layer], self.output_biases[layer])
+        values = self._of_heads(layer)
         if self.attn_outs is not None:
-            # The stream keeps a rounded sum; the heads of the layer share what rounding added.
-            rounding = self.readout.of_terms(self.attn_outs[layer]) - values.sum(dim=1)
-            values = values + rounding[:, None] / n_heads
-        return self._with_share(values, n_heads)
+            values = values + self._shared_rounding(layer, values)[:, None]
+        return self._with_share(values, values.shape[1])
+
+    @outside_autocast
+    def head_rounding(self, layer: int) -> Float[Tensor, "batch d_out"]:
+        """What each head of a layer is given of the rounding of their sum, in models of half precision."""
+        return self._shared_rounding(layer, self._of_heads(layer))
+
+    def _of_heads(self, layer: int) -> Float[Tensor, "batch head d_out"]:
+        heads = self.heads[layer]
+        if self.written[layer]:
+            return self.readout.of_results(heads)
+        features = self.readout.head_features(heads)
+        return self.readout.of_features(features, self.output_weights[layer], self.output_biases[layer])
+
+    def _shared_rounding(self, layer: int, values: Float[Tensor, "batch head d_out"]) -> Float[Tensor, "batch d_out"]:
+        """The stream keeps a rounded sum; the heads of the layer share what rounding added."""
+        gained = self.readout.of_terms(cast(Sequence[Tensor], self.attn_outs)[layer])
+        return (gained - values.sum(dim=1)) / values.shape[1]
 
     @outside_autocast
     def pool_contribution(self) -> Float[Tensor, "batch d_out"]:

@@ -98,6 +98,10 @@ class HookedRoot(HookedRootModule):
         wanted = {point.name for name in filters for point in self._points(name)}
         return [name for name in self.hook_dict if name in wanted]
 
+    def hooked_points(self) -> list[str]:
+        """Names of the hook points with hooks in force."""
+        return [name for name, point in self.hook_dict.items() if cast(Point, point).is_hooked]
+
     def _points(self, name: str | Callable[[str], bool]) -> list[Point]:
         by_name = cast(dict[str, Point], self.hook_dict)
         if not isinstance(name, str):

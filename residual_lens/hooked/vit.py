@@ -10,19 +10,21 @@ from torch import Tensor, nn
 from transformer_lens import ActivationCache
 from transformer_lens.utilities.slice import Slice
 
+from residual_lens.data.preprocessing import Preprocessing, UnknownPreprocessing
 from residual_lens.decomposition import check_center
 from residual_lens.errors import InputError, UnsupportedModelError
 from residual_lens.hooked.backbones import adapt
 from residual_lens.hooked.cache import ViTCache, position_axis
-from residual_lens.hooked.checks import Images, check_images, check_size, check_tokens, check_unit_interval
+from residual_lens.hooked.checks import Images, check_images, check_tokens
 from residual_lens.hooked.decomposing import DecomposedViT
 from residual_lens.hooked.fingerprint import fingerprint
+from residual_lens.hooked.inputs import PreprocessingViT, with_inputs
 from residual_lens.hooked.loading import load
 from residual_lens.hooked.points import Point
 from residual_lens.hooked.weights import WeightViews
 
 
-class HookedViT(WeightViews, DecomposedViT):
+class HookedViT(WeightViews, PreprocessingViT, DecomposedViT):
     """A pre-norm ViT with TransformerLens' hook points, exact, around borrowed weights.
 
     The wiring is ours; every weight stays in the model that was wrapped (`source`), which remains usable and is trained
@@ -47,6 +49,7 @@ class HookedViT(WeightViews, DecomposedViT):
         head: bool = False,
         tokenizer: Callable[..., Tensor | Mapping[str, Tensor]] | None = None,
         model_name: str | None = None,
+        preprocessing: Preprocessing | UnknownPreprocessing | None = None,
         image_size: tuple[int, int] | None = None,
         pixel_mean: tuple[float, float, float] | None = None,
         pixel_std: tuple[float, float, float] | None = None,
@@ -62,6 +65,8 @@ class HookedViT(WeightViews, DecomposedViT):
                 tower of CLIP projects to. Without it the embedding is what such a head would be given.
             tokenizer: texts to tokens, for `encode_text`.
             model_name: what messages and files call it; the class name by default.
+            preprocessing: what images pass before the model, where the module does not say or you know better; with it
+                `image_size`, `pixel_mean` and `pixel_std` are known.
             image_size: height and width to call the model's own, where it takes any (`cfg.any_size`).
             pixel_mean: channel means for `normalize`, where the module does not say.
             pixel_std: channel standard deviations for `normalize`.
@@ -72,11 +77,7 @@ class HookedViT(WeightViews, DecomposedViT):
         """
         chosen = check_center(center)
         parts = adapt(module, model_name or type(module).__name__, head=head)
-        if image_size is not None:
-            check_size(image_size, parts)
-            parts = replace(parts, image_size=image_size)
-        if pixel_mean is not None or pixel_std is not None:
-            parts = replace(parts, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        parts = with_inputs(parts, preprocessing, image_size, pixel_mean, pixel_std)
         parts.pooling.check_center(chosen)
         return cls(module, parts, chosen, tokenizer)
 
@@ -113,9 +114,7 @@ class HookedViT(WeightViews, DecomposedViT):
             head=head,
             tokenizer=loaded.tokenizer,
             model_name=name,
-            image_size=loaded.image_size,
-            pixel_mean=loaded.pixel_mean,
-            pixel_std=loaded.pixel_std,
+            preprocessing=loaded.preprocessing,
         )
 
     def fingerprint(self) -> str:
@@ -130,21 +129,6 @@ class HookedViT(WeightViews, DecomposedViT):
         if projection is not None and projection.bias is not None:
             others["projection_bias"] = projection.bias()
         return fingerprint(self.parts.tower, wiring, others)
-
-    def normalize(self, images: Images) -> Float[Tensor, "batch 3 height width"]:
-        """Images in [0, 1] to what the model was trained on: minus its channel means, over its channel deviations.
-
-        Args:
-            images: `[batch 3 height width]`, float in [0, 1].
-
-        Raises:
-            InputError: values outside [0, 1], or a model whose mean and std are unknown.
-        """
-        if self.parts.pixel_mean is None or self.parts.pixel_std is None:
-            raise InputError(f"{self.cfg.model_name} does not say which mean and std it takes: normalise yourself.")
-        check_unit_interval(images)
-        mean, std = (images.new_tensor(x)[:, None, None] for x in (self.parts.pixel_mean, self.parts.pixel_std))
-        return ((images - mean) / std).to(self.dtype)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text d_out"]:

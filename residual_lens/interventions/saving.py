@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from residual_lens.errors import InputError
+from residual_lens.files import write_atomically
 
 FORMAT_VERSION = 1
 Config = TypeVar("Config")
@@ -31,19 +31,6 @@ def save_folder(folder: str | Path, *, kind: str, config: Any, tensors: Mapping[
     text = json.dumps({**header, "config": asdict(config)}, indent=2, ensure_ascii=False)
     write_atomically(folder / "model.safetensors", data)
     write_atomically(folder / "config.json", f"{text}\n".encode())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_folder(folder: str | Path, *, kind: str, config_type: type[Config]) -> tuple[Config, dict[str, Tensor]]:

@@ -1,6 +1,8 @@
 """Results for people: tables and figures."""
 
+from residual_lens.report.dimensions import dimensions_figure
 from residual_lens.report.figure import demo_figure
+from residual_lens.report.similarity import similarity_figure
 from residual_lens.report.table import results_table
 
-__all__ = ["demo_figure", "results_table"]
+__all__ = ["demo_figure", "dimensions_figure", "results_table", "similarity_figure"]

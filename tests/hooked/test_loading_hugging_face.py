@@ -8,6 +8,7 @@ import torch
 import transformers
 from huggingface_hub.errors import EntryNotFoundError
 
+from residual_lens.data.preprocessing import Preprocessing
 from residual_lens.errors import InputError, UnsupportedModelError
 from residual_lens.hooked.loading import PAPER_MODELS, load
 from residual_lens.hooked.loading.hugging_face import FAMILIES
@@ -15,7 +16,13 @@ from residual_lens.hooked.vit import HookedViT
 from tests.hooked.checkpoints import MEAN, SOURCES, STD, WITH_TEXT, Harmful, publish, save_source, tiny_source
 from tests.tolerances import FLOAT32_TOL, assert_close
 
-PREPROCESSING = {"crop_size": {"height": 28, "width": 42}, "image_mean": MEAN, "image_std": STD}
+PREPROCESSING = {
+    "image_processor_type": "ViTImageProcessor",
+    "size": {"height": 28, "width": 42},
+    "image_mean": MEAN,
+    "image_std": STD,
+}
+GIVEN = Preprocessing((28, 42), MEAN, STD, interpolation="bilinear", resize="squash", resized_as="bytes")
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +51,7 @@ def test_a_folder_gives_the_weights_that_were_saved(model_type, tmp_path):
         original = saved[name] if name in saved else saved[f"vit.{name}"]
         assert value.dtype == torch.float32
         assert torch.equal(value, original)
-    assert (loaded.image_size, loaded.pixel_mean, loaded.pixel_std) == ((28, 42), MEAN, STD)
+    assert loaded.preprocessing == GIVEN
     assert (loaded.tokenizer is not None) == (model_type in WITH_TEXT)
 
 
@@ -76,32 +83,31 @@ def test_a_head_that_does_not_exist_is_refused(model_type, tmp_path):
         ({"crop_size": {"height": 224, "width": 224}, "size": {"shortest_edge": 256}}, (224, 224)),
         ({"crop_size": 224, "size": 256}, (224, 224)),
         ({"crop_size": 224, "do_center_crop": False, "size": {"height": 384, "width": 256}}, (384, 256)),
-        ({"size": 224}, (224, 224)),
-        ({"size": {"height": 384, "width": 384}}, (384, 384)),
-        ({"size": {"shortest_edge": 224}}, None),
-        ({"patch_size": 16, "max_num_patches": 256}, None),
-        ({}, None),
+        ({"size": 256, "image_processor_type": "ViTImageProcessor"}, (256, 256)),
+        ({"size": {"height": 384, "width": 384}}, (224, 224)),
+        ({"size": {"shortest_edge": 256}}, (224, 224)),
+        ({}, (224, 224)),
     ],
 )
 def test_the_size_is_what_preprocessing_gives(preprocessing, size, tmp_path):
     save_source("dinov2", tmp_path, preprocessing=preprocessing)
-    assert load(f"hf:{tmp_path}").image_size == size
+    assert load(f"hf:{tmp_path}").preprocessing.image_size == size
 
 
 def test_preprocessing_may_be_part_of_one_file_for_all_processors(tmp_path):
     save_source("dinov2", tmp_path)
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": PREPROCESSING}))
     loaded = load(f"hf:{tmp_path}")
-    assert (loaded.image_size, loaded.pixel_mean, loaded.pixel_std) == ((28, 42), MEAN, STD)
+    assert loaded.preprocessing == GIVEN
 
 
 def test_preprocessing_that_transformers_writes_is_understood(tmp_path):
     save_source("dinov2", tmp_path)
-    transformers.BitImageProcessorPil(
+    transformers.BitImageProcessor(
         crop_size={"height": 14, "width": 14}, image_mean=list(MEAN), image_std=list(STD)
     ).save_pretrained(tmp_path)
     loaded = load(f"hf:{tmp_path}")
-    assert (loaded.image_size, loaded.pixel_mean, loaded.pixel_std) == ((14, 14), MEAN, STD)
+    assert loaded.preprocessing == Preprocessing((14, 14), MEAN, STD, resize_to=(224, 224), resized_as="bytes")
 
 
 @pytest.mark.parametrize("model_type", ["clip", "blip"])
@@ -139,7 +145,7 @@ def test_a_repository_is_found_in_the_cache_without_a_network(hub, tmp_path):
     publish(tmp_path / "folder", "someone/siglip", hub)
     loaded = load("hf:someone/siglip")
     assert torch.equal(loaded.module.logit_scale, model.logit_scale)
-    assert loaded.image_size == (28, 42)
+    assert loaded.preprocessing == GIVEN
     assert loaded.tokenizer(["cat"])["input_ids"].shape == (1, 8)
 
 
@@ -164,7 +170,7 @@ def test_preprocessing_that_cannot_be_fetched_is_said_to_be_unknown(hub, tmp_pat
     save_source("dinov2", tmp_path / "folder")
     publish(tmp_path / "folder", "someone/dinov2", hub)
     loaded = load("hf:someone/dinov2")
-    assert (loaded.image_size, loaded.pixel_mean) == (None, None)
+    assert loaded.preprocessing is None
     assert "someone/dinov2: preprocessor_config.json is not in the cache" in caplog.text
 
 
@@ -172,7 +178,7 @@ def test_files_that_the_hub_does_not_have_are_not_asked_for_again(hub, tmp_path,
     save_source("dinov2", tmp_path / "folder")
     files = ("preprocessor_config.json", "processor_config.json")
     publish(tmp_path / "folder", "someone/dinov2", hub, absent=files)
-    assert load("hf:someone/dinov2").image_size is None
+    assert load("hf:someone/dinov2").preprocessing is None
     assert not caplog.records
 
 
@@ -280,7 +286,7 @@ def test_a_wrapped_model_encodes_texts_as_the_model_itself(model_type, tmp_path)
 
 
 def test_a_wrapped_model_has_the_size_and_preprocessing_of_its_checkpoint(tmp_path):
-    save_source("dinov2", tmp_path, preprocessing=PREPROCESSING | {"crop_size": 56})
+    save_source("dinov2", tmp_path, preprocessing=PREPROCESSING | {"size": 56})
     hvit = HookedViT.from_pretrained(f"hf:{tmp_path}")
     assert hvit.cfg.image_size == (56, 56)
     white = hvit.normalize(torch.ones(1, 3, 56, 56))

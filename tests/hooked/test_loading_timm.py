@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 
+from residual_lens.data.preprocessing import Preprocessing
 from residual_lens.errors import InputError
 from residual_lens.hooked.loading import load
 from tests.hooked.checkpoints import MEAN, STD, Harmful, publish, save_timm
@@ -38,8 +39,8 @@ def test_a_name_gives_the_published_weights_without_the_head(architecture, tagge
     loaded = load(f"timm:{architecture}{'.r160_in1k' if tagged else ''}")
     assert not loaded.module.training
     assert loaded.module.num_classes == 0
-    assert (loaded.tokenizer, loaded.image_size) == (None, (160, 160))
-    assert (loaded.pixel_mean, loaded.pixel_std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert loaded.tokenizer is None
+    assert loaded.preprocessing == Preprocessing((160, 160), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), resize_to=(168, 168))
     features = model.forward_head(model.forward_features(images()), pre_logits=True)
     assert torch.equal(loaded.module(images()), features)
 
@@ -72,7 +73,7 @@ def test_a_folder_says_everything_itself(tmp_path):
         .replace('"architecture"', '"model_args": {"global_pool": "avg"}, "num_classes": 0, "architecture"', 1)
     )
     loaded = load(f"timm:local-dir:{tmp_path}")
-    assert (loaded.image_size, loaded.pixel_mean, loaded.pixel_std) == ((96, 96), MEAN, STD)
+    assert loaded.preprocessing == Preprocessing((96, 96), MEAN, STD, resize_to=(101, 101))
     assert torch.equal(loaded.module(images(96)), model(images(96)))
     with pytest.raises(InputError, match="was published without a linear head; load it with head=False"):
         load(f"timm:local-dir:{tmp_path}", head=True)

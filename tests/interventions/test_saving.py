@@ -137,12 +137,3 @@ def test_a_save_that_fails_half_way_leaves_the_old_one_or_a_clear_error(residual
     else:
         with pytest.raises(InputError, match="the save was interrupted"):
             ResiDual.load(folder)
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    target = tmp_path / "file"
-    saving.write_atomically(target, b"old")
-    monkeypatch.setattr(saving.os, "fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        saving.write_atomically(target, b"new")
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"old")]

@@ -265,3 +265,45 @@ def test_merging_other_units_is_refused():
     with pytest.raises(InputError, match=r"over \[unit feature\] \[3, 5\], the other over \[2, 5\]"):
         pca.merge(fit(draw(20)[:, :2]))
     assert_same(pca, fit(draw(20)), EXACT_TOL)
+
+
+def test_a_restored_state_goes_on_where_it_was_taken():
+    x = draw(40)
+    first = fit(x[:25])
+    state = first.state_dict()
+    first.partial_fit(x[25:])
+    restored = StreamingPCA.from_state(state, n_components=2).partial_fit(x[25:])
+    assert torch.equal(restored.mean_, first.mean_)
+    assert torch.equal(restored.explained_variance_, first.explained_variance_[:, :2])
+    # The state is a copy, and what is restored from it another.
+    assert torch.equal(StreamingPCA.from_state(state).explained_variance_, fit(x[:25]).explained_variance_)
+
+
+def test_the_state_of_one_that_has_seen_nothing_comes_back():
+    restored = StreamingPCA.from_state(StreamingPCA().state_dict())
+    assert_same(restored.partial_fit(draw(9)), fit(draw(9)), EXACT_TOL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": torch.zeros(1)}, "has 'count', 'mean' and 'scatter', got"),
+        ({"count": torch.tensor([3])}, "one whole number of samples"),
+        ({"count": torch.tensor(3.0)}, "one whole number of samples"),
+        ({"count": torch.tensor(-3)}, "one whole number of samples"),
+        ({"mean": torch.zeros(5, dtype=torch.float64)}, r"must be \[unit feature\]"),
+        ({"scatter": torch.zeros(3, 5, 4, dtype=torch.float64)}, r"must be \[unit feature\]"),
+        ({"mean": torch.zeros(3, 5)}, "must be float64, got torch.float32"),
+        ({"mean": torch.full((3, 5), float("nan"), dtype=torch.float64)}, "NaN or infinite"),
+    ],
+)
+def test_a_state_of_no_pca_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        StreamingPCA.from_state(fit(draw(9)).state_dict() | changes)
+
+
+def test_without_other_processes_merging_ranks_changes_nothing():
+    pca = fit(draw(9))
+    before = pca.state_dict()
+    assert pca.merge_ranks() is pca
+    assert all(torch.equal(value, before[name]) for name, value in pca.state_dict().items())

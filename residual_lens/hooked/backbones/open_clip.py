@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from residual_lens.errors import UnsupportedModelError
 from residual_lens.hooked.attention_pooling import AttentionPooling, TorchPoolAttention
 from residual_lens.hooked.backbones.refusals import refuse_head, refuse_overrides
+from residual_lens.hooked.loading.preprocessing import of_open_clip
 from residual_lens.hooked.parts.embedding import EmbeddingParts, behind_prefix
 from residual_lens.hooked.parts.mlp import MLPParts, PlainInput
 from residual_lens.hooked.parts.norm import NormParts
@@ -75,12 +76,11 @@ def adapt(module: nn.Module, model_name: str, *, head: bool) -> ViTParts:
             f"{model_name}: the image tower is {type(module if tower is None else tower).__name__}; of open_clip's "
             "towers VisionTransformer and timm's vision transformers are supported (no ResNets)."
         )
-    preprocess = getattr(tower, "preprocess_cfg", None) or {}
+    stated = getattr(tower, "preprocess_cfg", None)
     return replace(
         parts,
         text=ClipText(module) if hasattr(module, "encode_text") else None,
-        pixel_mean=_triple(preprocess.get("mean")) or parts.pixel_mean,
-        pixel_std=_triple(preprocess.get("std")) or parts.pixel_std,
+        preprocessing=of_open_clip(stated, parts.image_size) if stated else parts.preprocessing,
     )
 
 
@@ -124,13 +124,6 @@ def _vision_transformer(tower: VisionTransformer, model_name: str) -> ViTParts:
         pooling=_pooling(tower, model_name),
         projection=None if tower.proj is None else Projection(Ref(tower, "proj")),
     )
-
-
-def _triple(values: object) -> tuple[float, float, float] | None:
-    if not isinstance(values, (tuple, list)):
-        return None
-    red, green, blue = values
-    return float(red), float(green), float(blue)
 
 
 def _block(block: nn.Module, model_name: str) -> BlockParts:

@@ -12,10 +12,12 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from residual_lens.data.preprocessing import UNSTATED
 from residual_lens.errors import UnsupportedModelError
 from residual_lens.hooked.backbones.refusals import refuse_head, refuse_overrides
 from residual_lens.hooked.backbones.timm_blocks import block_parts
 from residual_lens.hooked.backbones.timm_pooling import latent_pooling
+from residual_lens.hooked.loading.preprocessing import of_timm
 from residual_lens.hooked.parts.embedding import EmbeddingParts, behind_prefix, with_gap
 from residual_lens.hooked.parts.norm import NormParts
 from residual_lens.hooked.parts.reference import plain_linear
@@ -124,7 +126,7 @@ def adapt(module: nn.Module, model_name: str, *, head: bool) -> ViTParts:
     final, pooling = _final_norm_and_pooling(model, model_name)
     has_head = not isinstance(model.head, nn.Identity)
     refuse_head(head and not has_head, model_name)
-    preprocessing = getattr(model, "pretrained_cfg", None) or {}
+    stated = getattr(model, "pretrained_cfg", None)
     return ViTParts(
         model_name=model_name,
         tower=model,
@@ -139,8 +141,7 @@ def adapt(module: nn.Module, model_name: str, *, head: bool) -> ViTParts:
         pooling=pooling,
         projection=Projection.of(plain_linear(model.head, "the head", model_name)) if head else None,
         final_drops=(model.head_drop,),
-        pixel_mean=preprocessing.get("mean"),
-        pixel_std=preprocessing.get("std"),
+        preprocessing=of_timm(stated, patch_embed.img_size) if stated else UNSTATED,
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from residual_lens.errors import InputError
 from residual_lens.hooked.loading.failures import explained
-from residual_lens.hooked.loading.loaded import Loaded, Tokenizer, triple
+from residual_lens.hooked.loading.loaded import Loaded, Tokenizer
+from residual_lens.hooked.loading.preprocessing import Stated, of_hugging_face
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Family:
 
     model_class: str
     """The class in transformers."""
+    processor: str
+    """The class of image processor where the checkpoint's file names none."""
     head_class: str | None = None
     """The class that has a linear head on the same embedding, if there is one."""
     has_text: bool = False
@@ -27,16 +30,16 @@ class Family:
 
 
 FAMILIES = {
-    "clip": Family("CLIPModel", has_text=True),
-    "clip_vision_model": Family("CLIPVisionModelWithProjection"),
-    "siglip": Family("SiglipModel", has_text=True, padded=True),
-    "siglip_vision_model": Family("SiglipVisionModel"),
-    "siglip2": Family("Siglip2Model", has_text=True, padded=True),
-    "blip": Family("BlipForImageTextRetrieval", has_text=True),
-    "vit": Family("ViTModel", head_class="ViTForImageClassification"),
-    "dinov2": Family("Dinov2Model"),
-    "dinov2_with_registers": Family("Dinov2WithRegistersModel"),
-    "dinov3_vit": Family("DINOv3ViTModel"),
+    "clip": Family("CLIPModel", "CLIPImageProcessor", has_text=True),
+    "clip_vision_model": Family("CLIPVisionModelWithProjection", "CLIPImageProcessor"),
+    "siglip": Family("SiglipModel", "SiglipImageProcessor", has_text=True, padded=True),
+    "siglip_vision_model": Family("SiglipVisionModel", "SiglipImageProcessor"),
+    "siglip2": Family("Siglip2Model", "Siglip2ImageProcessor", has_text=True, padded=True),
+    "blip": Family("BlipForImageTextRetrieval", "BlipImageProcessor", has_text=True),
+    "vit": Family("ViTModel", "ViTImageProcessor", head_class="ViTForImageClassification"),
+    "dinov2": Family("Dinov2Model", "BitImageProcessor"),
+    "dinov2_with_registers": Family("Dinov2WithRegistersModel", "BitImageProcessor"),
+    "dinov3_vit": Family("DINOv3ViTModel", "DINOv3ViTImageProcessor"),
 }
 
 
@@ -66,14 +69,8 @@ def load(rest: str, name: str, *, head: bool) -> Loaded:
         )
         _refuse_missing(report["missing_keys"], model_class.__name__, config, name)
         tokenizer = _tokenizer(source, module.config, family) if family.has_text else None
-        processor = _image_processor(source)
-    return Loaded(
-        module.eval(),
-        tokenizer,
-        image_size=_image_size(processor),
-        pixel_mean=triple(processor.get("image_mean")),
-        pixel_std=triple(processor.get("image_std")),
-    )
+        preprocessing = _preprocessing(source, family)
+    return Loaded(module.eval(), tokenizer, preprocessing)
 
 
 def _source(rest: str) -> str:
@@ -156,31 +153,20 @@ def _tokenizer(source: str, config: Any, family: Family) -> Tokenizer | None:
     return lambda texts: tokenizer(texts, **common)
 
 
-def _image_processor(source: str) -> dict[str, Any]:
-    """The preprocessing as stated; empty where nothing is stated."""
+def _preprocessing(source: str, family: Family) -> Stated | None:
+    """The preprocessing as stated; `None` where nothing is stated."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        own = _json(source, "preprocessor_config.json")
-        if own is not None:
-            return own
-        # transformers 5 writes one file for the processors of all modalities.
-        return (_json(source, "processor_config.json") or {}).get("image_processor", {})
+        stated = _json(source, "preprocessor_config.json")
+        if stated is None:
+            # transformers 5 writes one file for the processors of all modalities.
+            stated = (_json(source, "processor_config.json") or {}).get("image_processor")
     except LocalEntryNotFoundError:
         logging.getLogger(__name__).warning(
             "%s: preprocessor_config.json is not in the cache and cannot be fetched, so that image size, mean and std "
             "are what the model itself states, which may be none.",
             source,
         )
-        return {}
-
-
-def _image_size(processor: dict[str, Any]) -> tuple[int, int] | None:
-    """Height and width after preprocessing: the crop, or the size that images are resized to."""
-    crops = processor.get("do_center_crop", "crop_size" in processor)
-    stated = processor.get("crop_size" if crops else "size")
-    if isinstance(stated, int):
-        return stated, stated
-    if isinstance(stated, dict) and {"height", "width"} <= set(stated):
-        return int(stated["height"]), int(stated["width"])
-    return None
+        return None
+    return None if stated is None else of_hugging_face(stated, family.processor)

@@ -5,7 +5,8 @@ from typing import Any
 
 from residual_lens.errors import InputError
 from residual_lens.hooked.loading.failures import explained
-from residual_lens.hooked.loading.loaded import Loaded, triple
+from residual_lens.hooked.loading.loaded import Loaded
+from residual_lens.hooked.loading.preprocessing import of_timm
 
 
 def load(rest: str, name: str, *, head: bool) -> Loaded:
@@ -30,12 +31,7 @@ def load(rest: str, name: str, *, head: bool) -> Loaded:
         module.reset_classifier(0)
     config = module.pretrained_cfg
     _, height, width = config["input_size"]
-    return Loaded(
-        module.eval(),
-        image_size=(int(height), int(width)),
-        pixel_mean=triple(config.get("mean")),
-        pixel_std=triple(config.get("std")),
-    )
+    return Loaded(module.eval(), preprocessing=of_timm(config, (int(height), int(width))))
 
 
 def published_at(model: str) -> str:

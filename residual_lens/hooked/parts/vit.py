@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from residual_lens.data.preprocessing import UNSTATED, Preprocessing, UnknownPreprocessing
 from residual_lens.hooked.parts.attention import AttentionParts
 from residual_lens.hooked.parts.embedding import EmbeddingParts
 from residual_lens.hooked.parts.mlp import MLPParts
@@ -104,10 +105,8 @@ class ViTParts:
     """Dropout before it."""
     text: TextParts | None = None
     """Text tower, where the model has one."""
-    pixel_mean: tuple[float, float, float] | None = None
-    """Channel means the model was trained with, where known."""
-    pixel_std: tuple[float, float, float] | None = None
-    """Channel standard deviations, where known."""
+    preprocessing: Preprocessing | UnknownPreprocessing = UNSTATED
+    """How images become what it takes, as the model itself states."""
 
     def project(self, pooled: Float[Tensor, "batch d_pool"]) -> Float[Tensor, "batch d_out"]:
         """The embedding of pooled vectors."""

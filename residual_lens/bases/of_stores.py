@@ -1,0 +1,52 @@
+"""Principal bases from an activation store: one streaming pass, whatever the number of samples."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from residual_lens.activations import Rows, Store
+from residual_lens.bases.assembling import analysed_units, bases_of_moments
+from residual_lens.bases.basis import Bases
+from residual_lens.errors import InputError
+from residual_lens.spectral import StreamingPCA
+from residual_lens.spectral.moments import moments_of_pieces
+
+Places = Int[np.ndarray, "chosen"]
+
+
+def bases_of_store(store: Store, units: str | Iterable[str], rows: Rows, *, progress: bool) -> Bases:
+    """See `fit_bases`."""
+    chosen = analysed_units(store.units, units)
+    blocks = list(store.blocks(rows))
+    n_samples = sum(map(len, blocks))
+    if n_samples < 2:
+        raise InputError(f"fit_bases needs at least two samples, got {n_samples}.")
+    heads = [unit.name for unit in chosen if unit.kind == "head"]
+    others = [unit.name for unit in chosen if unit.kind != "head"]
+    made = store.provenance
+    with tqdm(total=len(chosen) * len(blocks), desc="fitting bases", unit="piece", disable=not progress) as bar:
+
+        def pca(names: Sequence[str], read: Callable[[str, Places], Float[Tensor, "sample feature"]]) -> StreamingPCA:
+            def piece(unit: int, places: Places) -> Float[Tensor, "sample feature"]:
+                bar.update()
+                return read(names[unit], places)
+
+            moments = moments_of_pieces(len(names), blocks, piece) if names else None
+            return StreamingPCA() if moments is None else StreamingPCA.from_moments(moments)
+
+        return bases_of_moments(
+            chosen,
+            heads=pca(heads, lambda name, at: store.head_features(at, name, dtype=torch.float64)[:, 0]),
+            frames=store.head_frames,
+            others=pca(others, lambda name, at: store.decompose(at, name, dtype=torch.float64).values[:, 0]),
+            d_head=store.layout.d_head,
+            center=store.layout.center,
+            scale=float(1 / store.inverse_scales(rows).double().mean()),
+            model_name=made.model,
+            fingerprint=made.model_fingerprint,
+            provenance=made.as_json(),
+        )
