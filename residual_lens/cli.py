@@ -185,7 +185,9 @@ def encode_data(
         return
     with store:
         skipped = f", {len(store.skipped_ids):,} skipped" if store.skipped_ids else ""
-        console.print(f"{out}: {len(store):,} samples{skipped}, {len(store.units)} units", highlight=False)
+        console.print(
+            f"{out}: {len(store):,} samples{skipped}, {len(store.units)} units", highlight=False, soft_wrap=True
+        )
 
 
 def check_store(store: Annotated[Path, tyro.conf.Positional]) -> None:
@@ -197,12 +199,13 @@ def check_store(store: Annotated[Path, tyro.conf.Positional]) -> None:
     Args:
         store: a file that `residual-lens encode` wrote.
     """
-    from residual_lens.activations import Store
+    from residual_lens.activations import Store, check
 
     console = Console()
+    check(store, progress=console.is_terminal)
     with Store(store) as opened:
-        opened.check(progress=console.is_terminal)
-        console.print(f"{store}: all well. {len(opened):,} samples, {len(opened.units)} units", highlight=False)
+        size = f"{len(opened):,} samples, {len(opened.units)} units"
+        console.print(f"{store}: all well. {size}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -54,6 +54,7 @@ def made_up_store(path: Path, model: str, n_samples: int, *, seed: int = 0) -> t
         torch.randn(sizes.n_layers, sizes.d_model, generator=generator),
         torch.randn(1, sizes.d_model, sizes.d_out, generator=generator),
         torch.randn(1, sizes.d_out, generator=generator),
+        torch.ones(sizes.d_model),
     )
     ids = np.array([f"{row:06d}".encode() for row in range(n_samples)])
     header = Header(layout, {"provenance": made.as_json(), "first_row": 0})

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import h5py
 import huggingface_hub
 import pytest
 
@@ -31,7 +32,7 @@ def run(monkeypatch, capsys):
     return run_command
 
 
-@pytest.mark.parametrize("subcommand", ["demo", "tasks", "models", "hooks"])
+@pytest.mark.parametrize("subcommand", ["demo", "tasks", "models", "hooks", "encode", "check"])
 def test_help_of_every_subcommand_has_an_example(run, subcommand):
     code, out, _ = run(subcommand, "--help")
     assert code == 0
@@ -42,7 +43,7 @@ def test_help_of_every_subcommand_has_an_example(run, subcommand):
 def test_help_lists_every_subcommand_with_what_it_does(run):
     code, out, _ = run("--help")
     assert code == 0
-    for word in ("demo", "tasks", "models", "hooks"):
+    for word in ("demo", "tasks", "models", "hooks", "encode", "check"):
         assert word in out
     for word in ("Decompose, analyse and adapt", "List the tasks", "List the models", "List a model's hook"):
         assert word in out
@@ -101,6 +102,40 @@ def test_hooks_lists_every_hook_point_with_its_shape(run):
     for word in ("blocks.0.attn.hook_z", "blocks.5.hook_mlp_direct", "ln_final.hook_scale", "hook_image_embed"):
         assert word in out
     assert "1 × 17 × 6 × 24" in out
+
+
+def test_encode_writes_a_store_that_check_finds_sound(run, tmp_path):
+    out = tmp_path / "digits.h5"
+    arguments = ["--model", "attribute-clip", "--data", "digits", "--limit", "20", "--out", str(out)]
+    code, printed, err = run("encode", *arguments, "--device", "cpu")
+    assert (code, printed) == (0, "")
+    assert err.endswith(f"{out}: 20 samples, 44 units\n")
+    before = out.read_bytes()
+    assert run("encode", *arguments, "--device", "cpu")[0] == 0
+    assert out.read_bytes() == before
+    assert run("check", str(out)) == (0, f"{out}: all well. 20 samples, 44 units\n", "")
+    code, _, err = run("encode", *arguments, "--format", "float32")
+    assert code == 2
+    assert err.startswith(f"residual-lens: {out} is there already, and was made from something else: value_format is ")
+    assert err.count("\n") == 1
+
+
+def test_check_lists_all_damage(run, tmp_path):
+    out = tmp_path / "digits.h5"
+    run("encode", "--model", "attribute-clip", "--data", "digits", "--limit", "20", "--out", str(out))
+    with h5py.File(out) as file:
+        places = [file[name].id.get_offset() for name in ("heads/values", "samples/label", "samples/status")]
+    raw = bytearray(out.read_bytes())
+    for place in places:
+        raw[place] ^= 1
+    out.write_bytes(raw)
+    code, printed, err = run("check", str(out))
+    assert (code, printed) == (2, "")
+    assert err.count("is not what was written") == 3
+    assert run("check", str(tmp_path / "other.h5"))[::2] == (
+        2,
+        f"residual-lens: There is no file {tmp_path / 'other.h5'}.\n",
+    )
 
 
 def test_demo_passes_its_options_on(run, monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ def _take_space(descriptor: int, size: int) -> None:
 def _lay_out(path: Path, header: Header, constants: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
     """What HDF5 writes: the constants, and where all else will lie."""
     layout = header.layout
-    text = json.dumps({"layout": vars(layout), "about": header.about})
+    text = json.dumps({"layout": asdict(layout), "about": header.about})
     # From version 1.10 on, HDF5 checksums its own bookkeeping.
     with h5py.File(path, "w", libver=("v110", "v110")) as file:
         # Of fixed length: what varies in length lies where HDF5 keeps no checksums.
@@ -156,22 +157,21 @@ class BlockFile:
         # A file that was cut off since it was opened gives fewer bytes, and another checksum.
         arrays, checksum = [], 0
         for array in piece.arrays:
+            values = np.empty((len(rows), *array.row), array.dtype)
+            raw = _raw(values)
             try:
-                raw = os.pread(self._open_fd, array.row_bytes * len(rows), self._offset(array, piece.unit, rows.start))
+                done = os.preadv(self._open_fd, [raw], self._offset(array, piece.unit, rows.start))
             except OSError as error:
                 raise StoreError(f"{self.path} cannot be read: {error.strerror}.") from error
-            checksum = zlib.crc32(raw, checksum)
-            arrays.append(raw)
+            checksum = zlib.crc32(raw[:done], checksum)
+            arrays.append(values)
         if checksum != self._checksums[block, self._places[key]]:
             unit = "" if piece.unit is None else f"[{piece.unit}]"
             raise StoreError(
                 f"{self.path} is damaged: {piece.arrays[0].name}{unit}, rows {rows.start} to {rows.stop - 1}, is not "
                 "what was written. `residual-lens check` lists all damage; encode these data again."
             )
-        return tuple(
-            np.frombuffer(raw, array.dtype).reshape(len(rows), *array.row)
-            for raw, array in zip(arrays, piece.arrays, strict=True)
-        )
+        return tuple(arrays)
 
     def write(self, block: int, contents: Mapping[PieceKey, Arrays]) -> None:
         """A whole block: durable when this returns, and not there at all if it does not.

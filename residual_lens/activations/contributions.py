@@ -34,6 +34,9 @@ class StoredTerms:
     def read(self, key: PieceKey, at: Int[np.ndarray, "sample"]) -> tuple[np.ndarray, ...]:
         """A piece's arrays at rows of the file, block by block."""
         blocks = at // self.layout.block_rows
+        if len(at) and len(at) == at[-1] - at[0] + 1 and blocks[0] == blocks[-1] and (np.diff(at) == 1).all():
+            start = int(at[0] - blocks[0] * self.layout.block_rows)
+            return tuple(values[start : start + len(at)] for values in self._shards.read(key, int(blocks[0])))
         found = [np.empty((len(at), *array.row), dtype=array.dtype) for array in self._pieces[key].arrays]
         for block in np.unique(blocks):
             here = np.flatnonzero(blocks == block)
@@ -56,8 +59,11 @@ class StoredTerms:
         self, place: int, at: Int[np.ndarray, "sample"], dtype: torch.dtype
     ) -> Float[Tensor, "sample feature"]:
         z = self.unpacked(("heads", place), at, dtype).unflatten(-1, (self.layout.n_routes, -1))
-        scale = torch.from_numpy(self.inverse_scale[at]).to(dtype)[..., None]
-        features = torch.cat([z * scale, scale], dim=-1).flatten(1)
+        scale = torch.from_numpy(self.inverse_scale[at]).to(dtype)
+        by_route = z.new_empty(*z.shape[:-1], z.shape[-1] + 1)
+        torch.mul(z, scale[..., None], out=by_route[..., :-1])
+        by_route[..., -1] = scale
+        features = by_route.flatten(1)
         if self.layout.center == "own":
             return features
         return torch.cat([features, torch.from_numpy(self._constants[at]).to(dtype)], dim=-1)

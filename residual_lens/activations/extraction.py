@@ -3,7 +3,8 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from math import ceil
 from pathlib import Path
 from typing import Literal, cast
@@ -14,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-import residual_lens
 from residual_lens.activations.blocks import BlockFile, Header
 from residual_lens.activations.formats import check_format
 from residual_lens.activations.layout import Layout
@@ -122,7 +122,7 @@ class _Job:
 
     def run(self, shard: Path, rows: range, made: Provenance, weights: StoredWeights) -> None:
         """Write one file, unless it is there."""
-        layout = Layout(**{**vars(self.layout), "n_rows": len(rows)})
+        layout = replace(self.layout, n_rows=len(rows))
         header = Header(layout, {"provenance": made.as_json(), "first_row": rows.start})
         if shard.exists():
             file = BlockFile(shard)
@@ -213,7 +213,7 @@ def _provenance(
         value_format=layout.value_format,
         batch_size=batch_size,
         on_corrupt=on_corrupt,
-        versions={"residual_lens": residual_lens.__version__, "torch": torch.__version__},
+        versions={"residual_lens": version("residual_lens"), "torch": torch.__version__},
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from typing import NamedTuple
 
@@ -83,17 +84,17 @@ class Layout:
     half_precision: bool
     """Whether the model rounds its stream, so that rounding is kept as well."""
 
-    @property
+    @cached_property
     def units(self) -> Units:
         """The model's units."""
         return Units.of_vit(self.n_layers, self.n_heads, bias=self.center == "own", pool_mlp=self.pool_mlp)
 
-    @property
+    @cached_property
     def head_names(self) -> tuple[str, ...]:
         """Units of `heads/values`."""
         return tuple(unit.name for unit in self.units if unit.kind == "head")
 
-    @property
+    @cached_property
     def term_names(self) -> tuple[str, ...]:
         """Units of `terms/values`."""
         return tuple(unit.name for unit in self.units if unit.kind in ("embed", "mlp", "pool"))

@@ -23,6 +23,23 @@ Rows = slice | Sequence[int] | np.ndarray | Tensor | None
 """Samples of a store: a slice, places, a mask, or `None` for all."""
 
 
+def check(path: str | Path, *, progress: bool = False) -> None:
+    """Read a store whole and compare it with its checksums, as far as it can be opened at all.
+
+    Args:
+        path: as for `Store`.
+        progress: show a progress bar.
+
+    Raises:
+        StoreError: with a line for each damaged piece.
+    """
+    shards = Shards(Path(path))
+    try:
+        shards.check(progress=progress)
+    finally:
+        shards.close()
+
+
 class Store:
     """What `encode` wrote: the heads' `z`, what embedding and MLPs wrote, and the readout, for every sample.
 
@@ -146,7 +163,8 @@ class Store:
         """
         at, chosen = self._chosen(rows), self.heads(units)
         places = [self.layout.head_names.index(unit.name) for unit in chosen]
-        return torch.stack([self._terms.features(place, at, dtype) for place in places], dim=1)
+        features = [self._terms.features(place, at, dtype) for place in places]
+        return torch.stack(features, dim=1) if len(features) > 1 else features[0][:, None]
 
     def heads(self, units: str | Iterable[str] = "heads") -> tuple[Unit, ...]:
         """Heads by a selector.

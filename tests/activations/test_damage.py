@@ -61,6 +61,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(written, tmp_path):
     draw = random.Random(0)  # noqa: S311
     data = {place for span in places.values() for place in range(span.start, span.stop)}
     bookkeeping = sorted(set(range(len(whole))) - data)
+    named = refused = 0
     chosen = draw.sample(bookkeeping, 100) + [
         draw.randrange(s.start, s.stop) for s in places.values() for _ in range(6)
     ]
@@ -71,10 +72,12 @@ def test_a_flipped_bit_is_found_or_changes_nothing(written, tmp_path):
         try:
             found = everything(path)
         except StoreError as error:
-            assert "a.h5" in str(error)
+            named += "a.h5" in str(error)
+            refused += 1
         else:
             assert place not in data, f"byte {place} of an array"
             assert same(found, expected), f"byte {place}"
+    assert named == refused > 100
 
 
 def test_a_file_that_was_cut_off_is_named(written, tmp_path):
@@ -92,9 +95,9 @@ def test_a_file_that_is_cut_off_while_it_is_read_is_named(written, tmp_path):
     path.write_bytes(whole)
     with Store(path) as store:
         with path.open("r+b") as opened:
-            opened.truncate(places["heads/values"].start + 10)
-        with pytest.raises(StoreError, match=r"a\.h5 is damaged: heads/values\[0\], rows 0 to 3"):
-            store.decompose(units="L0H0")
+            opened.truncate(places["samples/embedding"].start + 10)
+        with pytest.raises(StoreError, match=r"a\.h5 is damaged: samples/embedding, rows 0 to 3"):
+            store.embeddings()
 
 
 @pytest.fixture
@@ -196,7 +199,6 @@ def test_a_damaged_index_is_named_and_can_be_made_anew(sharded):
     sharded.unlink()
     images = image_set(IMAGES)
     encode(wrapped(), images, sharded, batch_size=4, process=1, n_processes=2)
-    assert sharded.read_bytes() == whole
     assert same(everything(sharded), expected)
 
 

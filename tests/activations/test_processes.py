@@ -81,9 +81,10 @@ def test_the_folder_can_be_moved(tmp_path):
 
 def test_a_shard_that_was_stopped_goes_on(tmp_path, monkeypatch):
     path = tmp_path / "a.h5"
-    with monkeypatch.context() as patched, pytest.raises(StoreError, match="No space"):
+    with monkeypatch.context() as patched:
         patched.setattr("os.pwrite", full_after(5_000))
-        encode_part(path, 1, 2)
+        with pytest.raises(StoreError, match="No space"):
+            encode_part(path, 1, 2)
     assert partial_of(shard_path(path, 1, 2)).exists()
     encode_part(path, 0, 2)
     assert not path.exists()
@@ -103,9 +104,10 @@ def test_another_number_of_processes_is_refused(tmp_path, name):
 
 def test_what_one_process_began_is_not_gone_on_with_by_two(tmp_path, monkeypatch):
     path = tmp_path / "a.h5"
-    with monkeypatch.context() as patched, pytest.raises(StoreError, match="No space"):
+    with monkeypatch.context() as patched:
         patched.setattr("os.pwrite", full_after(5_000))
-        encode_part(path, 0, 1)
+        with pytest.raises(StoreError, match="No space"):
+            encode_part(path, 0, 1)
     with pytest.raises(StoreError, match="was begun by one process: go on with one"):
         encode_part(path, 0, 2)
 
