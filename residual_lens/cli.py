@@ -42,6 +42,17 @@ def list_tasks() -> None:
     Console().print("\n".join(task_names()))
 
 
+def list_data() -> None:
+    """List the image data sets that encode takes by name; folder:PATH and hf:ORG/REPO work as well.
+
+    In a shell:
+        residual-lens data
+    """
+    from residual_lens.data import image_set_names
+
+    Console().print("\n".join(image_set_names()))
+
+
 def list_models(filter: str = "") -> None:
     """List the models that can be loaded by name, with their units; nothing is downloaded.
 
@@ -216,6 +227,7 @@ def main() -> None:
             {
                 "demo": demo,
                 "tasks": list_tasks,
+                "data": list_data,
                 "models": list_models,
                 "hooks": hook_points,
                 "encode": encode_data,

@@ -2,24 +2,30 @@
 
     python scripts/head_similarity.py                                    # the shipped model: some minutes on 2 cores
     python scripts/head_similarity.py --model clip-l --data imagenet cifar100 random --limit 20000 --device cuda
-    python scripts/head_similarity.py --data digits random --limit 500 --out /tmp/quick
+    python scripts/head_similarity.py --data digits random --limit 500 --out quick
 
-Principal bases of all heads are fitted on each data set (`<out>/<model>--<data>.bases.h5`), and compared pair by pair:
-weighted by variance, so that what moves most counts most. Writes `similarity.json`, `figure.png` and `figure.pdf`.
-Two halves of the first data set show what the same data give, the ceiling of what can be expected. A run that was
-stopped goes on where it was; a finished one computes nothing but the figure.
+Principal bases of all heads are fitted on each data set and on two random halves of it (`<out>/*.bases.h5`), and
+compared pair by pair, weighted by variance, so that what moves most counts most. Two bounds say what a value means:
+
+* ceiling: two halves of one data set, which finite samples alone keep from 1;
+* floor: the second data set's components turned at random within the head's own subspace. All that a head writes lies
+  in `d_head + 1` of `d_out` dimensions, so that nothing is as unlike as two random bases.
+
+Writes `similarity.json`, `figure.png` and `figure.pdf`. A run that was stopped goes on where it was; a finished one
+computes nothing but the figure. Activation stores lie in `--stores`, for other studies as well.
 """
 
-from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
-from studies import Encoder, Kept, Source, file_name
+from studies import Kept, Stores, Study, check_names, file_name
 from torch import Tensor
-from tqdm import tqdm
 
 from residual_lens import Bases, fit_bases
 from residual_lens.report import similarity_figure
@@ -27,11 +33,11 @@ from residual_lens.spectral import spectral_cosine
 from residual_lens.units import Unit
 
 HALVES = ("first half", "second half")
-"""Of the first data set's samples, every other one each."""
+"""Of a data set's samples, drawn at random."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Study):
     """Which model on which data."""
 
     model: str = "attribute-clip"
@@ -46,62 +52,46 @@ class Config:
         "random",
     )
     """Names as for `residual-lens encode`."""
-    split: str = "train"
-    """Of each data set."""
-    limit: int | None = None
-    """Samples of each data set; all by default."""
-    root: Path | None = None
-    """Folder that holds the data sets."""
-    download: bool = False
-    """Fetch data sets that are not there."""
     out: Path = Path("studies/head-similarity")
-    """Folder for stores, bases, numbers and figure."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where the model runs."""
-    batch_size: int = 32
-    """Images in a forward pass."""
-    seed: int = 42
-    """Of splits and of what is drawn."""
+    """Folder for bases, numbers and figure."""
 
 
 def main(config: Config) -> None:
     """Compare what has not been compared, and draw."""
-    settings = {"model": config.model, "split": config.split, "limit": config.limit, "seed": config.seed}
-    kept = Kept(config.out / "similarity.json", settings)
-    encoder = Encoder(config.model, config.out, device=config.device, batch_size=config.batch_size)
-    loaded: dict[tuple[str, str], Bases] = {}
+    check_names("data", config.data, 2)
+    kept = Kept(config.out / "similarity.json", {"model": config.model, **config.settings()})
+    stores = Stores(config.model, config.data, config)
 
-    def bases(data: str, part: str = "") -> Bases:
-        if (data, part) not in loaded:
-            loaded[data, part] = bases_of(encoder, data, part, config)
-        return loaded[data, part]
+    @cache
+    def bases(data: str) -> Bases:
+        return bases_of(stores, data, "", config)
 
-    pairs = list(combinations_with_replacement(config.data, 2))
-    for one, other in tqdm(pairs, desc="pairs of data sets", unit="pair"):
-        kept.get(f"{one} | {other}", lambda one=one, other=other: compared(bases(one), bases(other)))
-    first = config.data[0]
-    halves = kept.get(f"{first}, two halves", lambda: compared(*(bases(first, half) for half in HALVES)))
-    by_pair = np.array(
-        [[grid(kept.results[key(one, other, config.data)]) for other in config.data] for one in config.data]
+    for data in config.data:
+        kept.get(
+            pair(data, data), lambda data=data: compared(*(bases_of(stores, data, half, config) for half in HALVES))
+        )
+    for one, other in combinations(config.data, 2):
+        kept.get(pair(one, other), lambda one=one, other=other: compared(bases(one), bases(other)))
+        kept.get(floor_of(one, other), lambda one=one, other=other: floor(bases(one), bases(other), config.seed))
+    figure = similarity_figure(
+        np.array([[grid(kept.results[pair(one, other)]) for other in config.data] for one in config.data]),
+        config.data,
+        title=f"{config.model}: does a head use the same directions on other data?",
     )
-    figure = similarity_figure(by_pair, config.data, title=f"Heads of {config.model}: same directions on other data?")
     for suffix in ("png", "pdf"):
         figure.savefig(config.out / f"figure.{suffix}", dpi=150)
-    print(f"\nSpectral cosine, weighted by variance, mean over heads; {first}, two halves: {mean(halves):.3f}")
-    for one, other in pairs:
-        if one != other:
-            print(f"  {one:30} {other:30} {mean(kept.results[f'{one} | {other}']):.3f}")
+    print_table(kept, config.data)
     print(f"\nWrote {config.out / 'figure.png'}")
 
 
-def bases_of(encoder: Encoder, data: str, part: str, config: Config) -> Bases:
-    """Bases of all heads on one data set or a part of it, from the file or from the store."""
-    path = config.out / f"{file_name(encoder.model, data, *part.split())}.bases.h5"
+def bases_of(stores: Stores, data: str, half: str, config: Config) -> Bases:
+    """Bases of all heads on one data set or a half of it, from the file or from the store."""
+    path = config.out / f"{file_name(stores.model, data, *half.split())}.bases.h5"
     if not path.exists():
-        source = Source(data, config.split, config.limit, config.root, config.download, config.seed)
-        with encoder.store(source) as store:
-            rows = slice(HALVES.index(part), None, 2) if part else None
-            fit_bases(store, units="heads", rows=rows).save(path)
+        with stores.open(data) as store:
+            order = torch.randperm(len(store), generator=torch.Generator().manual_seed(config.seed))
+            rows = order.chunk(2)[HALVES.index(half)].sort().values if half else None
+            fit_bases(store, units="heads", rows=rows, progress=True).save(path)
     return Bases.load(path)
 
 
@@ -117,6 +107,28 @@ def stacked(bases: Bases) -> tuple[Tensor, Tensor]:
     return components.double(), torch.stack([basis.variances for basis in bases.values()]).double()
 
 
+def floor(one: Bases, other: Bases, seed: int) -> dict[str, float]:
+    """The same with the other's components turned at random within what a head can write."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def turned(components: Tensor) -> Tensor:
+        n = len(components)
+        return torch.linalg.qr(torch.randn(n, n, dtype=components.dtype, generator=generator)).Q @ components
+
+    at_random = {name: replace(basis, components=turned(basis.components)) for name, basis in other.items()}
+    return compared(one, replace(other, by_unit=at_random))
+
+
+def pair(one: str, other: str) -> str:
+    """Under which name a pair's result is kept: the same whichever comes first."""
+    return f"{one}: halves" if one == other else " | ".join(sorted((one, other)))
+
+
+def floor_of(one: str, other: str) -> str:
+    """Under which name a pair's floor is kept."""
+    return f"{pair(one, other)}: floor"
+
+
 def grid(by_head: dict[str, float]) -> np.ndarray:
     """Layer × head."""
     places = {name: Unit.named(name) for name in by_head}
@@ -127,15 +139,16 @@ def grid(by_head: dict[str, float]) -> np.ndarray:
     return values
 
 
-def key(one: str, other: str, data: tuple[str, ...]) -> str:
-    """Under which a pair's result is kept."""
-    first, second = sorted((one, other), key=data.index)
-    return f"{first} | {second}"
-
-
-def mean(by_head: dict[str, float]) -> float:
-    """Over heads."""
-    return sum(by_head.values()) / len(by_head)
+def print_table(kept: Kept, data: Sequence[str]) -> None:
+    """Means over heads, as a table in Markdown."""
+    print("\nSpectral cosine weighted by variance, mean over heads. Above the diagonal: between two data sets; on it:")
+    print("between two halves of one (ceiling); below it: the pair's components turned at random (floor).\n")
+    print("| | " + " | ".join(data) + " |")
+    print("|---|" + "--:|" * len(data))
+    for row, one in enumerate(data):
+        names = [(floor_of if column < row else pair)(one, other) for column, other in enumerate(data)]
+        means = [float(np.mean(list(kept.results[name].values()))) for name in names]
+        print(f"| {one} | " + " | ".join(f"{value:.2f}" for value in means) + " |")
 
 
 if __name__ == "__main__":

@@ -1,56 +1,129 @@
-"""What the studies share: which models on which data, stores made when they are needed, results kept as JSON."""
+"""What the studies share: which data, stores made when they are needed, results kept as JSON."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from residual_lens import HookedViT, Store, encode
-from residual_lens.data import open_images
+import torch
+
+from residual_lens import HookedViT, ImageSet, Store, encode, open_images
 from residual_lens.errors import InputError
 from residual_lens.files import write_atomically
 
 
 @dataclass(frozen=True)
-class Source:
-    """One data set, as a study's command names it."""
+class Study:
+    """What every study asks for."""
 
-    data: str
-    split: str
-    limit: int | None
-    root: Path | None
-    download: bool
-    seed: int
+    split: str = "train"
+    """Of each data set."""
+    limit: int | None = 5_000
+    """Samples of each data set, at most; `None` for all there are."""
+    seed: int = 42
+    """Of splits and of what is drawn."""
+    root: Path | None = None
+    """Folder that holds the data sets."""
+    download: bool = False
+    """Fetch data sets that are not there."""
+    stores: Path = Path("studies/stores")
+    """Folder of the activation stores, which studies share."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where models run."""
+    batch_size: int = 32
+    """Images in a forward pass."""
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, beyond model and data set."""
+        return {"split": self.split, "limit": self.limit, "seed": self.seed}
 
 
-class Encoder:
-    """Stores of one model, which is loaded when the first store that is missing asks for it."""
+class Stores:
+    """A model's stores of several data sets. The model is loaded when a store is asked for, and not before."""
 
-    def __init__(self, model: str, folder: Path, *, device: str, batch_size: int) -> None:
+    def __init__(self, model: str, data: Sequence[str], study: Study) -> None:
         self.model = model
-        self._folder = folder
-        self._device = device
-        self._batch_size = batch_size
+        self._data = data
+        self._study = study
         self._hvit: HookedViT | None = None
+        self._images: dict[str, ImageSet] = {}
 
-    def store(self, source: Source) -> Store:
-        """The model's store of some data, encoded or finished if it is not there."""
+    def open(self, data: str) -> Store:
+        """The store of one data set, encoded as far as it is not there.
+
+        All data sets are opened before the first is encoded, so that one that is missing is told of at once.
+        """
         if self._hvit is None:
-            self._hvit = HookedViT.from_pretrained(self.model, device=self._device)
-        images = open_images(
-            source.data,
-            split=source.split,
-            root=source.root,
-            download=source.download,
-            limit=source.limit,
-            seed=source.seed,
-            image_size=self._hvit.cfg.image_size[0],
-        )
-        path = self._folder / f"{file_name(self.model, source.data)}.h5"
-        store = encode(self._hvit, images, path, batch_size=self._batch_size, progress=True)
-        assert store is not None  # noqa: S101 - one process
-        return store
+            hvit = HookedViT.from_pretrained(self.model, device=self._study.device)
+            self._images = {name: self._opened(name, hvit.cfg.image_size[0]) for name in self._data}
+            self._hvit = hvit
+        study = self._study
+        name = f"{file_name(self.model, data)}--{study.split}-{study.limit or 'all'}-{study.seed}.h5"
+        store = encode(self._hvit, self._images[data], study.stores / name, batch_size=study.batch_size, progress=True)
+        # None is for shards of several processes.
+        return cast(Store, store)
+
+    def _opened(self, name: str, image_size: int) -> ImageSet:
+        study = self._study
+
+        def opened(limit: int | None) -> ImageSet:
+            return open_images(
+                name,
+                split=study.split,
+                root=study.root,
+                download=study.download,
+                limit=limit,
+                seed=study.seed,
+                image_size=image_size,
+            )
+
+        images = opened(None)
+        return images if study.limit is None or len(images) <= study.limit else opened(study.limit)
+
+
+class Kept:
+    """Results in a JSON file, with the settings they were made with."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        """Read what is there, or begin the file: from then on its folder belongs to these settings.
+
+        Raises:
+            InputError: made with other settings, or not made by a study.
+        """
+        self.path = path
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.results: dict[str, Any] = {}
+        if not path.exists():
+            return self._write()
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            made, self.results = saved["settings"], saved["results"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} is not what a study wrote ({error}): give another --out, or delete it."
+            ) from error
+        if made != self.settings:
+            differing = [
+                f"{name} was {made.get(name)!r}, is {value!r}"
+                for name, value in self.settings.items()
+                if made.get(name) != value
+            ]
+            raise InputError(
+                f"{path} was made with other settings: {'; '.join(differing)}. Give another --out, or delete it."
+            )
+
+    def get(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A result, computed and written down if it is not there."""
+        if name not in self.results:
+            self.results[name] = compute()
+            self._write()
+        return self.results[name]
+
+    def _write(self) -> None:
+        text = json.dumps({"settings": self.settings, "results": self.results}, indent=1, ensure_ascii=False)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, f"{text}\n".encode())
 
 
 def file_name(*parts: str) -> str:
@@ -58,31 +131,11 @@ def file_name(*parts: str) -> str:
     return "--".join("".join(c if c.isalnum() or c in "-_.@" else "-" for c in part) for part in parts)
 
 
-class Kept:
-    """Results in a JSON file, with the settings they were made with."""
+def check_names(what: str, names: Sequence[str], at_least: int) -> None:
+    """Refuse lists of models or data sets that make no study.
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        """Read what is there.
-
-        Raises:
-            InputError: made with other settings.
-        """
-        self.path = path
-        self.settings = json.loads(json.dumps(settings))
-        self.results: dict[str, Any] = {}
-        if path.exists():
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            if saved["settings"] != self.settings:
-                raise InputError(
-                    f"{path} was made with {saved['settings']}, not {self.settings}: give another --out, or delete it."
-                )
-            self.results = saved["results"]
-
-    def get(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A result, computed and written down if it is not there."""
-        if name not in self.results:
-            self.results[name] = compute()
-            text = json.dumps({"settings": self.settings, "results": self.results}, indent=1, ensure_ascii=False)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, f"{text}\n".encode())
-        return self.results[name]
+    Raises:
+        InputError: too few, or one twice.
+    """
+    if len(set(names)) != len(names) or len(names) < at_least:
+        raise InputError(f"--{what} takes at least {at_least}, each once; got {', '.join(names) or 'none'}.")

@@ -33,14 +33,16 @@ class StoredTerms:
 
     def read(self, key: PieceKey, at: Int[np.ndarray, "sample"]) -> tuple[np.ndarray, ...]:
         """A piece's arrays at rows of the file, block by block."""
-        blocks = at // self.layout.block_rows
-        if len(at) and len(at) == at[-1] - at[0] + 1 and blocks[0] == blocks[-1] and (np.diff(at) == 1).all():
-            start = int(at[0] - blocks[0] * self.layout.block_rows)
-            return tuple(values[start : start + len(at)] for values in self._shards.read(key, int(blocks[0])))
+        n_rows = self.layout.block_rows
+        if len(at) and at[0] // n_rows == at[-1] // n_rows and isinstance(run := _run_of(at), slice):
+            block = run.start // n_rows
+            values = self._shards.read(key, block)
+            return tuple(each[run.start - block * n_rows : run.stop - block * n_rows] for each in values)
+        blocks = at // n_rows
         found = [np.empty((len(at), *array.row), dtype=array.dtype) for array in self._pieces[key].arrays]
         for block in np.unique(blocks):
             here = np.flatnonzero(blocks == block)
-            within = at[here] - block * self.layout.block_rows
+            within = at[here] - block * n_rows
             for out, values in zip(found, self._shards.read(key, int(block)), strict=True):
                 out[here] = values[within]
         return tuple(found)
@@ -59,7 +61,7 @@ class StoredTerms:
         self, place: int, at: Int[np.ndarray, "sample"], dtype: torch.dtype
     ) -> Float[Tensor, "sample feature"]:
         z = self.unpacked(("heads", place), at, dtype).unflatten(-1, (self.layout.n_routes, -1))
-        scale = torch.from_numpy(self.inverse_scale[at]).to(dtype)
+        scale = torch.from_numpy(self.inverse_scale[_run_of(at)]).to(dtype)
         by_route = z.new_empty(*z.shape[:-1], z.shape[-1] + 1)
         torch.mul(z, scale[..., None], out=by_route[..., :-1])
         by_route[..., -1] = scale
@@ -122,3 +124,10 @@ class StoredTerms:
         if self.layout.n_routes == 1:
             self._rows_of_A[layer, dtype] = rows
         return rows
+
+
+def _run_of(at: Int[np.ndarray, "sample"]) -> slice | Int[np.ndarray, "sample"]:
+    """Rows that follow one another as a slice, which copies nothing."""
+    if len(at) and at[-1] - at[0] == len(at) - 1 and (at[1:] - at[:-1] == 1).all():
+        return slice(int(at[0]), int(at[-1]) + 1)
+    return at

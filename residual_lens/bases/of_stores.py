@@ -21,7 +21,9 @@ Places = Int[np.ndarray, "chosen"]
 def bases_of_store(store: Store, units: str | Iterable[str], rows: Rows, *, progress: bool) -> Bases:
     """See `fit_bases`."""
     chosen = analysed_units(store.units, units)
-    blocks = list(store.blocks(rows))
+    # In the order of the file, whatever order rows are given in: each block of it is read once a unit.
+    places = np.sort(np.concatenate([np.empty(0, np.intp), *store.blocks(rows)]))
+    blocks = list(store.blocks(places))
     n_samples = sum(map(len, blocks))
     if n_samples < 2:
         raise InputError(f"fit_bases needs at least two samples, got {n_samples}.")

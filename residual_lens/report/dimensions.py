@@ -1,74 +1,104 @@
 """Dimensions of heads by layer: the paper's hunchback figure, for any models and data."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from residual_lens.dimensions import UnitDimensions
-from residual_lens.report.look import LINES, plain_axes
+from residual_lens.errors import InputError
+from residual_lens.report.look import line_styles, plain_axes
 from residual_lens.units import Unit
 
 Measure = Callable[[UnitDimensions], float]
 
 MEASURES: dict[str, tuple[str, Measure]] = {
-    "linear dimension": ("components with 99 % of the variance", lambda unit: unit.linear),
-    "TwoNN dimension": ("intrinsic dimension", lambda unit: unit.two_nn),
-    "linear / TwoNN": ("how curved: 1 is flat", lambda unit: unit.linear / unit.two_nn if unit.two_nn else np.nan),
-    "first component": ("share of the variance (%)", lambda unit: 100 * unit.first_share),
+    "linear dimension": ("components with {share:g} % of the variance", lambda head: head.linear),
+    "TwoNN dimension": ("intrinsic dimension", lambda head: head.two_nn),
+    "linear / TwoNN": ("ratio; above 1: curved or noisy", lambda h: h.linear / h.two_nn if h.two_nn else np.nan),
+    "first component": ("share of the variance (%)", lambda head: 100 * head.first_share),
 }
 """Title, axis label and value of each panel."""
 
 
-def dimensions_figure(results: Mapping[str, Mapping[str, Sequence[UnitDimensions]]]) -> Figure:
+def dimensions_figure(results: Mapping[str, Mapping[str, Sequence[UnitDimensions]]], *, share: float = 0.99) -> Figure:
     """One row of panels a model: each measure by layer, one line a data set, mean and range over the layer's heads.
 
     Args:
         results: heads' dimensions by model and data set.
+        share: of the variance, that linear dimensions were measured with.
+
+    Raises:
+        InputError: no results, units that belong to no layer, or more data sets than lines can be told apart.
     """
-    figure = Figure(figsize=(13, 0.7 + 2.9 * len(results)), layout="constrained")
+    if not results or not all(results.values()):
+        raise InputError("A figure of dimensions needs at least one data set for each of at least one model.")
+    styles = line_styles(name for by_data in results.values() for name in by_data)
+    figure = Figure(figsize=(13, 0.7 + 3.1 * len(results)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(results), len(MEASURES), squeeze=False)
     for row, (model, by_data) in zip(grid, results.items(), strict=True):
-        for axes, title in zip(row, MEASURES, strict=True):
-            dimension_panel(axes, by_data, title)
-        row[0].set_title(f"{model}\n{row[0].get_title(loc='left')}", loc="left", fontsize=11)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=min(len(labels), 7), frameon=False)
+        for axes, measure in zip(row, MEASURES, strict=True):
+            dimension_panel(axes, by_data, measure, styles, share=share)
+        row[0].set_title(f"{model}\n{next(iter(MEASURES))}", loc="left", fontsize=11)
+    handles = [Line2D([], [], label=_counted(name, results), **style) for name, style in styles.items()]
+    figure.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 5), frameon=False)
     return figure
 
 
-def dimension_panel(axes: Axes, by_data: Mapping[str, Sequence[UnitDimensions]], measure: str) -> None:
+def dimension_panel(
+    axes: Axes,
+    by_data: Mapping[str, Sequence[UnitDimensions]],
+    measure: str,
+    styles: Mapping[str, Mapping[str, Any]],
+    *,
+    share: float,
+) -> None:
     """One measure by layer: the line is the mean over the layer's heads, the band their range.
 
     Args:
         axes: where to draw.
         by_data: heads' dimensions by data set.
         measure: a key of `MEASURES`.
+        styles: of the lines, by data set.
+        share: of the variance, that linear dimensions were measured with.
     """
     label, value = MEASURES[measure]
-    for (name, heads), (colour, marker) in zip(by_data.items(), LINES, strict=False):
+    for name, heads in by_data.items():
         by_layer = _by_layer(heads, value)
-        layers = np.arange(len(by_layer))
-        means = [float(np.nanmean(values)) for values in by_layer]
-        lows, highs = ([float(edge(values)) for values in by_layer] for edge in (np.nanmin, np.nanmax))
-        axes.fill_between(layers, lows, highs, color=colour, alpha=0.12, linewidth=0)
-        axes.plot(layers, means, color=colour, marker=marker, markersize=5, linewidth=1.6, label=name)
+        layers = sorted(by_layer)
+        lows, means, highs = ([float(of(by_layer[layer])) for layer in layers] for of in (np.min, np.mean, np.max))
+        axes.fill_between(layers, lows, highs, color=styles[name]["color"], alpha=0.12, linewidth=0)
+        axes.plot(layers, means, markersize=5, linewidth=1.6, label=name, **styles[name])
     axes.set_title(measure, loc="left", fontsize=11)
-    axes.set_ylabel(label)
+    axes.set_ylabel(label.format(share=100 * share))
     axes.set_xlabel("layer")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain_axes(axes)
 
 
-def _by_layer(heads: Sequence[UnitDimensions], value: Measure) -> list[Float[np.ndarray, "head"]]:
+def _by_layer(heads: Sequence[UnitDimensions], value: Measure) -> dict[int, Float[np.ndarray, "head"]]:
+    """Values of the heads that have one."""
     layers: dict[int, list[float]] = {}
     for head in heads:
         layer = Unit.named(head.unit).layer
-        layers.setdefault(-1 if layer is None else layer, []).append(value(head))
-    return [np.array(layers[layer]) for layer in sorted(layers)]
+        if layer is None:
+            raise InputError(f"Dimensions are drawn by layer, and {head.unit} belongs to none: leave it out.")
+        layers.setdefault(layer, []).append(value(head))
+    # A head that does not vary has no ratio.
+    return {
+        layer: np.array(values)[~np.isnan(values)] for layer, values in layers.items() if not np.isnan(values).all()
+    }
+
+
+def _counted(name: str, results: Mapping[str, Mapping[str, Sequence[UnitDimensions]]]) -> str:
+    """A data set's name with its numbers of samples."""
+    counts = sorted({head.n_samples for by_data in results.values() for head in by_data.get(name, ())})
+    return f"{name} (n = {', '.join(f'{count:,}' for count in counts)})"

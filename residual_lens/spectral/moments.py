@@ -27,8 +27,8 @@ class Moments:
 
     Example:
         >>> x = torch.randn(9, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        >>> whole = moments_of_pieces(2, [slice(0, 9)], lambda unit, rows: x[rows, unit])
-        >>> parts = moments_of_pieces(2, [slice(0, 4), slice(4, 9)], lambda unit, rows: x[rows, unit])
+        >>> whole = moments_of_pieces(2, [slice(0, 9)], lambda unit, rows: x[rows, unit].clone())
+        >>> parts = moments_of_pieces(2, [slice(0, 4), slice(4, 9)], lambda unit, rows: x[rows, unit].clone())
         >>> whole.count, torch.allclose(whole.scatter, parts.scatter)
         (9, True)
     """
@@ -110,6 +110,7 @@ def moments_of_pieces(
         n_units: units.
         blocks: what `piece` takes for a block of rows (a slice, a chunk's number), in order.
         piece: reads one unit's rows `[sample feature]` of one block as float64; called from several threads at once.
+            What it gives is taken over and changed: a copy, if the source is to keep it.
 
     Returns:
         Float64. The same bits for the same blocks, whatever the number of threads.
@@ -121,15 +122,21 @@ def moments_of_pieces(
         raise InputError(f"Moments need at least one unit and one block of rows, got {n_units} and {len(blocks)}.")
 
     def of_unit(unit: int) -> Moments:
-        moments = _of_piece(piece(unit, blocks[0]), unit, blocks[0])
-        for block in blocks[1:]:
-            new = _of_piece(piece(unit, block), unit, block)
-            if new.mean.shape != moments.mean.shape:
-                raise InputError(
-                    f"Unit {unit} has {new.mean.shape[1]} features in block {block}, before it {moments.mean.shape[1]}."
-                )
-            moments = moments.combined(new.scatter.add_(moments.scatter), new.count, new.mean)
-        return moments
+        first = _checked(piece(unit, blocks[0]), unit, blocks[0], None)
+        # Any shift is exact on paper; one near the mean keeps the digits.
+        shift = first.mean(dim=0)
+        total, scatter, count = torch.zeros_like(shift), shift.new_zeros(len(shift), len(shift)), 0
+        for i, block in enumerate(blocks):
+            x = first if i == 0 else _checked(piece(unit, block), unit, block, len(shift))
+            x.sub_(shift)
+            scatter.addmm_(x.T, x)
+            total += x.sum(dim=0)
+            count += len(x)
+            if not total.isfinite().all():
+                raise InputError(f"Values of unit {unit} in block {block} are NaN or infinite.")
+        scatter.addr_(total, total, alpha=-1 / count)
+        # One unit as a batch of one, so that moments have one shape everywhere.
+        return Moments(count, (shift + total / count)[None], scatter[None])
 
     found = for_each_unit(n_units, of_unit)
     if len({(each.count, each.mean.shape) for each in found}) > 1:
@@ -168,14 +175,13 @@ def _in_threads(n_units: int, work: Callable[[int], Result], threads: int) -> li
             pool.shutdown(cancel_futures=True)
 
 
-def _of_piece(x: Shaped[Tensor, "..."], unit: int, block: object) -> Moments:
+def _checked(
+    x: Shaped[Tensor, "..."], unit: int, block: object, features: int | None
+) -> Float[Tensor, "sample feature"]:
     if x.ndim != 2 or x.dtype != torch.float64 or len(x) == 0:
         raise InputError(
             f"Expected rows of unit {unit} as float64 [sample feature], got {x.dtype} {list(x.shape)} in block {block}."
         )
-    # One unit as a batch of one, so that moments have one shape everywhere.
-    mean = x.mean(dim=0, keepdim=True)
-    if not mean.isfinite().all():
-        raise InputError(f"Values of unit {unit} in block {block} are NaN or infinite.")
-    centred = x - mean
-    return Moments(len(x), mean, (centred.T @ centred)[None])
+    if features is not None and x.shape[1] != features:
+        raise InputError(f"Unit {unit} has {x.shape[1]} features in block {block}, before it {features}.")
+    return x

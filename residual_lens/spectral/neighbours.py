@@ -82,11 +82,11 @@ def two_nearest(x: Shaped[Tensor, "..."]) -> NearestTwo:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
         coordinates = _Coordinates(x.detach(), order)
         blocks = torch.arange(len(x), device=x.device).split(ROWS)
-        factors = torch.cat([coordinates.factors(rows, torch.float32) for rows in blocks])
+        factors = torch.cat(for_each_unit(len(blocks), lambda i: coordinates.factors(blocks[i], torch.float32)))
         # Elsewhere, or at another setting, products of float32 may be rounded to fewer bits (TF32, bfloat16).
         full_precision = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
         found, beyond = _sweep(factors if full_precision else factors.double())
-        measured = torch.cat([coordinates.distances(rows, found[rows]) for rows in blocks])
+        measured = torch.cat(for_each_unit(len(blocks), lambda i: coordinates.distances(blocks[i], found[blocks[i]])))
         nearest = measured.sort(dim=1).values[:, :2]
         unproven = (nearest[:, 1].square() > beyond).nonzero()[:, 0]
         for rows in unproven.split(ROWS) if len(unproven) else ():

