@@ -26,6 +26,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python scripts/benchmark.py
+	$(BIN)/python scripts/benchmark_spectra.py
 
 clean:
 	rm -rf $(VENV) demo

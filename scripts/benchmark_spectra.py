@@ -42,7 +42,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # The twins lie in tests/.
 from residual_lens import HookedViT, encode, fit_bases
-from residual_lens.data.images import ImageSet, ImageSource
+from residual_lens.data.images.image_set import ImageSet, ImageSource
 from residual_lens.spectral import spectral_cosine, two_nn
 from tests.reference.dimension import matrix_two_nearest, naive_two_nn
 from tests.reference.similarity import naive_spectral_cosine
