@@ -123,6 +123,8 @@ def encode_data(
     root: Path | None = None,
     download: bool = False,
     limit: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
     format: Literal["int16", "float16", "bfloat16", "float32"] = "int16",
     batch_size: int = 32,
     on_corrupt: Literal["raise", "skip"] = "raise",
@@ -149,7 +151,9 @@ def encode_data(
         split: train, validation or test.
         root: folder that holds the data, or is to hold them.
         download: fetch the data if they are not there.
-        limit: only so many samples, as many of each class.
+        limit: only so many samples, in proportion to the classes.
+        image_column: of a Hugging Face data set with several image columns.
+        label_column: of a Hugging Face data set with several label columns.
         format: how values lie on disk. int16 comes with scales: as short as float16, ten times as exact.
         batch_size: images in a forward pass.
         on_corrupt: stop at an image that cannot be read, or skip it with a warning.
@@ -179,6 +183,8 @@ def encode_data(
         limit=limit,
         seed=seed,
         image_size=hvit.cfg.image_size[0],
+        image_column=image_column,
+        label_column=label_column,
     )
     store = encode(
         hvit,

@@ -10,7 +10,8 @@ data are made up, of the sizes of a ViT-B/16 or ViT-L/14. Each row also says how
 pca         Principal components of all heads, reading the store included, against an SVD of each head's contributions
             `[sample d_out]` in float32, which are given to it in memory. It is timed on a few heads and multiplied.
 neighbours  TwoNN of one head against the full distance matrix in float32.
-cosine      Spectral cosine of 144 pairs of bases against a greedy loop in Python.
+cosine      Spectral cosine of 144 pairs of bases against a greedy loop in Python; in the 65 dimensions that a head of 64
+            has, and in 512.
 encode      Images a second through `encode` (from the first image to the finished file) against the plain model's
             forward pass; and megabytes a second on the way to the disk, waiting for it included.
 
@@ -56,6 +57,8 @@ class Config:
 
     rows: tuple[str, ...] = ROWS
     """Which rows."""
+    models: tuple[str, ...] = tuple(SIZES)
+    """Sizes of the stores that PCA reads."""
     samples: int = 20_000
     """Of a store, and of TwoNN."""
     rounds: int = 3
@@ -64,6 +67,8 @@ class Config:
     """Heads that the SVD is timed on."""
     images: int = 256
     """Through `encode`."""
+    memory: bool = True
+    """Measure peaks, too."""
     threads: int | None = None
     """CPU threads; torch's choice by default."""
     markdown: bool = False
@@ -103,11 +108,11 @@ def main(config: Config) -> None:
     rows: list[Row] = []
     with TemporaryDirectory() as folder:
         if "pca" in config.rows:
-            rows += [pca_row(model, config, Path(folder)) for model in SIZES]
+            rows += [pca_row(model, config, Path(folder)) for model in config.models]
         if "neighbours" in config.rows:
             rows.append(neighbours_row(config))
         if "cosine" in config.rows:
-            rows += [cosine_row(components, config) for components in (16, 32, 64)]
+            rows += [cosine_row(components, features, config) for features in (65, 512) for components in (32, 64)]
         if "encode" in config.rows:
             rows.append(encode_row(config, Path(folder)))
     show(rows, config)
@@ -130,6 +135,9 @@ def pca_row(model: str, config: Config, folder: Path) -> Row:
         ours = bases[head].variances.double()
         gaps.append(float((ours - variances[: len(ours)]).abs().max() / variances[0]))
     row.difference = max(gaps)
+    if not config.memory:
+        store.close()
+        return row
     row.ours_mib = peak("pca", store.path)
     store.close()
     small, _ = made_up_store(folder / "pca.h5", model, config.samples // 4)
@@ -154,16 +162,17 @@ def neighbours_row(config: Config) -> Row:
         row.ours.append(seconds)
         row.twin.append(timed(lambda: matrix_two_nearest(x))[1])
     row.difference = abs(ours / naive_two_nn(matrix_two_nearest(x.double())) - 1)
-    row.ours_mib, row.twin_mib = (peak(side, config.samples) for side in ("neighbours", "matrix"))
+    if config.memory:
+        row.ours_mib, row.twin_mib = (peak(side, config.samples) for side in ("neighbours", "matrix"))
     return row
 
 
-def cosine_row(components: int, config: Config, pairs: int = 144) -> Row:
-    """The same head's bases on two data sets."""
+def cosine_row(components: int, features: int, config: Config, pairs: int = 144) -> Row:
+    """The same head's bases on two data sets, in its own coordinates or in the space of the embedding."""
     generator = torch.Generator().manual_seed(0)
-    x, y = (torch.linalg.qr(torch.randn(pairs, 512, components, generator=generator)).Q.mT for _ in range(2))
+    x, y = (torch.linalg.qr(torch.randn(pairs, features, components, generator=generator)).Q.mT for _ in range(2))
     wx, wy = (torch.rand(pairs, components, generator=generator).sort(descending=True).values for _ in range(2))
-    row = Row(f"spectral cosine, {pairs} pairs, {components} components")
+    row = Row(f"spectral cosine, {pairs} pairs, {components} components of {features} dimensions")
     for _ in range(config.rounds):
         ours, seconds = timed(lambda: spectral_cosine(x, y, x_weights=wx, y_weights=wy))
         row.ours.append(seconds)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from residual_lens import Store
-from residual_lens.activations.blocks import Arrays, BlockFile, Header, PieceKey, create
+from residual_lens.activations.blocks import Arrays, BlockFile, PieceKey
+from residual_lens.activations.hdf5 import Header, create
 from residual_lens.activations.layout import WRITTEN, Layout
 from residual_lens.activations.provenance import Provenance
 from residual_lens.activations.shards import StoredWeights
@@ -57,7 +58,7 @@ def made_up_store(path: Path, model: str, n_samples: int, *, seed: int = 0) -> t
         torch.ones(sizes.d_model),
     )
     ids = np.array([f"{row:06d}".encode() for row in range(n_samples)])
-    header = Header(layout, {"provenance": made.as_json(), "first_row": 0})
+    header = Header(layout, made, 0)
     create(path, header, {**weights.as_constants(), "samples/id": ids})
     file = BlockFile(path, writable=True)
     seconds, written = 0.0, 0

@@ -79,7 +79,7 @@ def main(config: Config) -> None:
         title=f"{config.model}: does a head use the same directions on other data?",
     )
     for suffix in ("png", "pdf"):
-        figure.savefig(config.out / f"figure.{suffix}", dpi=150)
+        figure.savefig(config.out / f"figure.{suffix}", dpi=120)
     print_table(kept, config.data)
     print(f"\nWrote {config.out / 'figure.png'}")
 

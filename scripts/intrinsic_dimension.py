@@ -56,7 +56,7 @@ def main(config: Config) -> None:
         results[model] = {data: heads_of(stores, data, kept[model][data], config.share) for data in config.data}
     figure = dimensions_figure(results, share=config.share)
     for suffix in ("png", "pdf"):
-        figure.savefig(config.out / f"figure.{suffix}", dpi=150)
+        figure.savefig(config.out / f"figure.{suffix}", dpi=120)
     for model, by_data in results.items():
         print_table(model, by_data)
     print(f"\nWrote {config.out / 'figure.png'}")

@@ -19,7 +19,7 @@ class Study:
 
     split: str = "train"
     """Of each data set."""
-    limit: int | None = 5_000
+    limit: int | None = 10_000
     """Samples of each data set, at most; `None` for all there are."""
     seed: int = 42
     """Of splits and of what is drawn."""

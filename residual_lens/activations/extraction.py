@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from residual_lens.activations.blocks import BlockFile, Header
+from residual_lens.activations.blocks import BlockFile
 from residual_lens.activations.formats import check_format
+from residual_lens.activations.hdf5 import Header
 from residual_lens.activations.layout import Layout
 from residual_lens.activations.loading import Batch, batches_of
 from residual_lens.activations.provenance import Provenance
@@ -123,7 +124,7 @@ class _Job:
     def run(self, shard: Path, rows: range, made: Provenance, weights: StoredWeights) -> None:
         """Write one file, unless it is there."""
         layout = replace(self.layout, n_rows=len(rows))
-        header = Header(layout, {"provenance": made.as_json(), "first_row": rows.start})
+        header = Header(layout, made, rows.start)
         if shard.exists():
             file = BlockFile(shard)
             file.close()

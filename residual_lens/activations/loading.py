@@ -85,10 +85,12 @@ def batches_of(
         batch_size: images in a batch.
         workers: processes that load beside this one.
     """
-    plan = []
-    for block in blocks:
-        rows = layout.rows_of(block)
-        for start in range(0, len(rows), batch_size):
-            plan.append([(block, row, first_row + row) for row in rows[start : start + batch_size]])
+
+    def plan() -> Iterator[list[tuple[int, int, int]]]:
+        for block in blocks:
+            rows = layout.rows_of(block)
+            for start in range(0, len(rows), batch_size):
+                yield [(block, row, first_row + row) for row in rows[start : start + batch_size]]
+
     loading = _Loading(images, preprocessing)
-    yield from DataLoader(loading, batch_sampler=plan, num_workers=workers, collate_fn=_collate)
+    yield from DataLoader(loading, batch_sampler=plan(), num_workers=workers, collate_fn=_collate)

@@ -16,20 +16,17 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from residual_lens.activations.blocks import (
+from residual_lens.activations.blocks import Arrays, BlockFile, PieceKey
+from residual_lens.activations.hdf5 import (
     CHECKSUMS,
     MARKS,
     UNREADABLE,
-    Arrays,
-    BlockFile,
-    PieceKey,
     check_kind,
     dataset_of,
     mark_kind,
     unreadable,
 )
 from residual_lens.activations.layout import Layout
-from residual_lens.activations.provenance import Provenance
 from residual_lens.activations.writer import alone_with, partial_of, sync_folder
 from residual_lens.errors import ResidualLensError, StoreError
 
@@ -75,7 +72,7 @@ class Shards:
         try:
             for shard in _shard_paths(path):
                 self._files.append(BlockFile(shard))
-            self.provenance = Provenance.of_json(self._files[0].header.about["provenance"])
+            self.provenance = self._files[0].header.provenance
             self.layout = self._joined_layout()
         except ResidualLensError:
             self.close()
@@ -86,11 +83,11 @@ class Shards:
         """Of all rows, if the files are those of one run."""
         first = self._files[0]
         for file in self._files[1:]:
-            Provenance.of_json(file.header.about["provenance"]).require(
+            file.header.provenance.require(
                 self.provenance, f"{file.path} and {first.path} are not of one run", "Encode again."
             )
         stops = np.cumsum([file.layout.n_rows for file in self._files])
-        starts = [file.header.about["first_row"] for file in self._files]
+        starts = [file.header.first_row for file in self._files]
         layouts = {replace(file.layout, n_rows=int(stops[-1])) for file in self._files}
         if starts != [0, *stops[:-1]] or stops[-1] != self.provenance.n_samples or len(layouts) > 1:
             raise StoreError(f"{self.path}: its shards do not follow one another; encode again.")

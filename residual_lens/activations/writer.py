@@ -11,8 +11,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import Shaped
 
-from residual_lens.activations.blocks import Arrays, BlockFile, Header, PieceKey, create
-from residual_lens.activations.provenance import Provenance
+from residual_lens.activations.blocks import Arrays, BlockFile, PieceKey
+from residual_lens.activations.hdf5 import Header, create
 from residual_lens.errors import MismatchError, ResidualLensError, StoreError
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class StoreWriter:
 
         Args:
             path: what the file is called in the end.
-            header: `about` holds the provenance under that name.
+            header: layout, and what the rows are made from.
             constants: arrays that do not grow.
 
         Raises:
@@ -136,12 +136,12 @@ def require_same(path: Path, found: Header, wanted: Header) -> None:
     Raises:
         MismatchError: with the fields that differ.
     """
-    Provenance.of_json(found.about["provenance"]).require(
-        Provenance.of_json(wanted.about["provenance"]),
+    found.provenance.require(
+        wanted.provenance,
         f"{path} was begun with something else",
         "Give the same arguments to go on, or another --out, or delete it to begin again.",
     )
-    if (found.layout, found.about["first_row"]) != (wanted.layout, wanted.about["first_row"]):
+    if (found.layout, found.first_row) != (wanted.layout, wanted.first_row):
         raise MismatchError(f"{path} holds other rows of these data. Give another --out, or delete it.")
 
 

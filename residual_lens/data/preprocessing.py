@@ -17,6 +17,10 @@ Interpolation = Literal["bicubic", "bilinear"]
 ResizedAs = Literal["pillow", "bytes", "floats"]
 
 
+MAX_RESIZED = 2**26
+"""Pixels that an image may have after resizing: 67 million, 200 MB."""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize, crop or pad at the centre, scale to [0, 1], subtract the mean, divide by the deviation.
@@ -105,6 +109,11 @@ class Preprocessing:
                 "channel first."
             )
         height, width = self._size_of(image.height, image.width)
+        if height * width > MAX_RESIZED:
+            raise InputError(
+                f"An image of {image.height}×{image.width} would be resized to {height}×{width} before it is cropped: "
+                "crop it first."
+            )
         if self.resized_as == "pillow":
             resampling = getattr(Image.Resampling, self.interpolation.upper())
             pixels = transforms.pil_to_tensor(image.resize((width, height), resampling).convert("RGB"))

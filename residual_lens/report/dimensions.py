@@ -1,6 +1,7 @@
 """Dimensions of heads by layer: the paper's hunchback figure, for any models and data."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,21 @@ from residual_lens.units import Unit
 
 Measure = Callable[[UnitDimensions], float]
 
+
+def linear_over_two_nn(head: UnitDimensions) -> float:
+    """NaN for a head that does not vary."""
+    return head.linear / head.two_nn if head.two_nn else np.nan
+
+
 MEASURES: dict[str, tuple[str, Measure]] = {
     "linear dimension": ("components with {share:g} % of the variance", lambda head: head.linear),
     "TwoNN dimension": ("intrinsic dimension", lambda head: head.two_nn),
-    "linear / TwoNN": ("ratio; above 1: curved or noisy", lambda h: h.linear / h.two_nn if h.two_nn else np.nan),
+    "linear / TwoNN": ("ratio of the two dimensions", linear_over_two_nn),
     "first component": ("share of the variance (%)", lambda head: 100 * head.first_share),
 }
 """Title, axis label and value of each panel."""
+LEGEND_LETTERS, LINE_LETTERS = 160, 7
+"""How many letters the figure's width holds, and what a line beside its name takes up of them."""
 
 
 def dimensions_figure(results: Mapping[str, Mapping[str, Sequence[UnitDimensions]]], *, share: float = 0.99) -> Figure:
@@ -40,15 +49,18 @@ def dimensions_figure(results: Mapping[str, Mapping[str, Sequence[UnitDimensions
     if not results or not all(results.values()):
         raise InputError("A figure of dimensions needs at least one data set for each of at least one model.")
     styles = line_styles(name for by_data in results.values() for name in by_data)
-    figure = Figure(figsize=(13, 0.7 + 3.1 * len(results)), layout="constrained")
+    labels = [_counted(name, results) for name in styles]
+    columns = max(1, LEGEND_LETTERS // (LINE_LETTERS + max(map(len, labels))))
+    legend_rows = ceil(len(labels) / columns)
+    figure = Figure(figsize=(13, 0.4 + 3.1 * len(results) + 0.25 * legend_rows), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(results), len(MEASURES), squeeze=False)
     for row, (model, by_data) in zip(grid, results.items(), strict=True):
         for axes, measure in zip(row, MEASURES, strict=True):
             dimension_panel(axes, by_data, measure, styles, share=share)
         row[0].set_title(f"{model}\n{next(iter(MEASURES))}", loc="left", fontsize=11)
-    handles = [Line2D([], [], label=_counted(name, results), **style) for name, style in styles.items()]
-    figure.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 5), frameon=False)
+    handles = [Line2D([], [], **style) for style in styles.values()]
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False)
     return figure
 
 
@@ -81,6 +93,7 @@ def dimension_panel(
     axes.set_xlabel("layer")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     plain_axes(axes)
 
 
@@ -94,7 +107,9 @@ def _by_layer(heads: Sequence[UnitDimensions], value: Measure) -> dict[int, Floa
         layers.setdefault(layer, []).append(value(head))
     # A head that does not vary has no ratio.
     return {
-        layer: np.array(values)[~np.isnan(values)] for layer, values in layers.items() if not np.isnan(values).all()
+        layer: np.array(values, dtype=float)[~np.isnan(values)]
+        for layer, values in layers.items()
+        if not np.isnan(values).all()
     }
 
 

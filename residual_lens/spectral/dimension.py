@@ -180,7 +180,7 @@ def linear_dimension(variances: Float[Tensor, "*unit component"], *, threshold: 
         raise InputError(f"threshold is a share of the variance, above 0 and at most 1, got {threshold}.")
     shares = _shares(variances, largest_first=True)
     # What summing in the data's own precision can lose of a share.
-    rounding = variances.shape[-1] * torch.finfo(variances.dtype).eps
+    rounding = variances.shape[-1] * torch.finfo(torch.promote_types(variances.dtype, torch.float32)).eps
     cumulative = shares.cumsum(dim=-1)
     reached = cumulative >= threshold - rounding
     # The last component that varies completes the variance, whatever the sum says.

@@ -42,6 +42,8 @@ class StreamingPCA:
         Args:
             n_components: how many components the fitted attributes hold; all by default.
         """
+        if n_components is not None and n_components < 1:
+            raise InputError(f"n_components must be at least 1, or None for all; got {n_components}.")
         self.n_components = n_components
         self._moments: Moments | None = None
         self._spectrum: tuple[Tensor, Tensor] | None = None
@@ -50,7 +52,8 @@ class StreamingPCA:
     def from_moments(cls, moments: Moments, *, n_components: int | None = None) -> "StreamingPCA":
         """The PCA of data whose moments are known."""
         pca = cls(n_components=n_components)
-        pca._moments = moments
+        # A copy, because samples are added in place.
+        pca._moments = Moments(moments.count, moments.mean, moments.scatter.clone())
         return pca
 
     def partial_fit(self, x: Shaped[Tensor, "..."]) -> "StreamingPCA":

@@ -5,15 +5,17 @@ import multiprocessing
 import os
 import signal
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from residual_lens.activations import blocks, extraction
-from tests.activations.stores import encoded, image_set, wrapped
+from residual_lens.activations import blocks, encode, extraction, hdf5, shards
+from tests.activations.stores import image_set, wrapped
 
 IMAGES, BLOCK_ROWS = 10, 4
 """Three blocks, the last one shorter, each two batches."""
@@ -41,7 +43,8 @@ class Disk:
         for name in ("pwrite", "fsync", "replace", "posix_fallocate", "unlink"):
             setattr(os, name, self._guarded(name, getattr(os, name), getattr(self, f"_{name}", None)))
         # What HDF5 writes is not seen: a call of its own.
-        blocks._lay_out = self._guarded("lay_out", blocks._lay_out, None)
+        hdf5._lay_out = self._guarded("lay_out", hdf5._lay_out, None)
+        shards._write_index = self._guarded("write_index", shards._write_index, None)
 
     def _guarded(self, name: str, real: Callable[..., Any], instead: Callable[..., Any] | None) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -65,6 +68,8 @@ class Disk:
         real(descriptor)
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
+            # No name may last longer than what it names.
+            assert all(os.stat(new).st_ino in self.durable for _, new in self.renames)
             self.renames.clear()
         else:
             self.durable.add(status.st_ino)
@@ -93,10 +98,13 @@ class Disk:
 REAL_PWRITE, REAL_REPLACE = os.pwrite, os.replace
 
 
-def run(path: Path, last: int = -1, *, power_cut: bool = False, workers: int = 0) -> list[str]:
+def run(
+    path: Path, last: int = -1, *, power_cut: bool = False, workers: int = 0, images: int = IMAGES, shard_count: int = 1
+) -> list[str]:
     """Encode on a disk that ends the process at its `last`-th call; gives the names of all calls.
 
-    Blocks that `BlockFile.write` said to be durable are noted beside the store.
+    Blocks that `BlockFile.write` said to be durable are noted beside the store. What is left in memory only at the end
+    is an error.
     """
     extraction.BLOCK_ROWS = BLOCK_ROWS
     disk = Disk(last, power_cut, seed=last)
@@ -109,31 +117,69 @@ def run(path: Path, last: int = -1, *, power_cut: bool = False, workers: int = 0
             notes.write(f"{block}\n")
 
     blocks.BlockFile.write = noted
-    encoded(wrapped("ViT-B-16"), image_set(IMAGES, (32, 32)), path, batch_size=BATCH, workers=workers).close()
+    hvit, data = wrapped("ViT-B-16"), image_set(images, (32, 32))
+    path.with_name("ready").touch()
+    for index in range(shard_count):
+        made = encode(hvit, data, path, batch_size=BATCH, workers=workers, process=index, n_processes=shard_count)
+        if made is not None:
+            made.close()
+        assert not disk.unsynced
+        assert not disk.renames
     return disk.calls
 
 
-def _reported(results: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+def _reported(results: Any, folder: Path, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(1)
+    # The loaders' processes are forked, as on any Linux; from here they would import the library once more.
+    multiprocessing.set_start_method("fork", force=True)
+    # Those of a shell's background job ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "stderr").open("w") as said:
+        os.dup2(said.fileno(), 2)
     results.put(run(*arguments, **options))
 
 
 def in_a_process(*arguments: Any, **options: Any) -> tuple[int, list[str]]:
     """`run` in a process of its own: its exit code and, if it came to its end, the calls.
 
+    What it says is written beside the store, to `stderr`.
+    """
+    with a_process(*arguments, **options) as (process, results):
+        process.join()
+        calls = results.get() if process.exitcode == 0 else []
+        assert process.exitcode is not None
+        return process.exitcode, calls
+
+
+@contextmanager
+def a_process(path: Path, *arguments: Any, **options: Any) -> Iterator[tuple[Any, Any]]:
+    """`run` as it runs in a process of its own, and the queue of its results.
+
     It is forked from a process that has the library loaded and does nothing else.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     results = context.SimpleQueue()
-    process = context.Process(target=_reported, args=(results, arguments, options))
+    process = context.Process(target=_reported, args=(results, path.parent, (path, *arguments), options))
+    path.with_name("ready").unlink(missing_ok=True)
     process.start()
-    process.join()
-    calls = results.get() if process.exitcode == 0 else []
-    assert process.exitcode is not None
-    return process.exitcode, calls
+    try:
+        yield process, results
+    finally:
+        process.kill()
+        process.join()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until another process has done something; an error after a minute."""
+    stop = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > stop:
+            raise TimeoutError
+        time.sleep(0.001)
 
 
 def full_after(n_bytes: int) -> Callable[..., int]:

@@ -31,11 +31,10 @@ def test_the_first_one_stops_the_run_and_mending_it_lets_it_go_on(tmp_path, capl
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [[3], [0, 21], [4, 5, 6, 7], range(8, 16), [20, 21], range(IMAGES)],
-    ids=["one", "ends", "a batch", "a block", "the last batch", "all"],
+    ("bad", "workers"),
+    [([0, 21], 0), ([4, 5, 6, 7], 0), (range(8, 16), 0), ([20, 21], 0), (range(IMAGES), 0), ([3, *range(8, 16)], 2)],
+    ids=["ends", "a batch", "a block", "the last batch", "all", "in other processes"],
 )
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_they_are_left_out_counted_and_named(tmp_path, caplog, bad, workers):
     hvit, images, whole = wrapped(), image_set(IMAGES, bad=bad), image_set(IMAGES)
     store = encoded(hvit, images, tmp_path / "a.h5", on_corrupt="skip", workers=workers, value_format="float32")

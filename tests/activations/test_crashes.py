@@ -5,9 +5,11 @@ import os
 import random
 
 import pytest
+import torch
 
-from residual_lens.activations import Store, blocks, encode, extraction
-from residual_lens.activations.blocks import MARKS, BlockFile
+from residual_lens.activations import Store, encode, extraction
+from residual_lens.activations.blocks import BlockFile
+from residual_lens.activations.hdf5 import CHECKSUMS, MARKS
 from residual_lens.activations.writer import partial_of
 from residual_lens.errors import StoreError
 from tests.activations.disk import BATCH, BLOCK_ROWS, IMAGES, failing, full_after, in_a_process
@@ -30,7 +32,7 @@ def undisturbed(tmp_path_factory):
     path = tmp_path_factory.mktemp("undisturbed") / "a.h5"
     code, calls = in_a_process(path)
     assert code == 0
-    assert sorted(file.name for file in path.parent.iterdir()) == ["a.h5", "durable"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["a.h5", "durable", "ready", "stderr"]
     return path.read_bytes(), calls
 
 
@@ -57,7 +59,8 @@ def assert_resumes(hvit, path, undisturbed, *, was_durable) -> None:
 @pytest.mark.parametrize("power_cut", [False, True], ids=["killed", "power cut"])
 def test_a_run_that_ends_at_any_call_to_the_system_is_resumed(hvit, tmp_path, undisturbed, power_cut):
     whole, calls = undisturbed
-    for moment in moments(calls, 12):
+    # A kill leaves every write: there is less to tell apart.
+    for moment in moments(calls, 12)[:: 1 if power_cut else 3]:
         path = tmp_path / f"{moment}" / "a.h5"
         code, _ = in_a_process(path, moment, power_cut=power_cut)
         assert code == -9, f"call {moment} of {len(calls)}: exit code {code}"
@@ -68,6 +71,23 @@ def test_a_run_that_ends_at_any_call_to_the_system_is_resumed(hvit, tmp_path, un
             assert file.committed[sorted(noted)].all()
             file.close()
         assert_resumes(hvit, path, whole, was_durable=noted)
+
+
+@pytest.mark.slow
+def test_shards_are_presented_after_a_power_cut_on_the_way(tmp_path):
+    whole = tmp_path / "whole" / "a.h5"
+    _, calls = in_a_process(whole, shard_count=2)
+    with Store(whole) as store:
+        expected = store.decompose().values
+    last = len(calls) - calls[::-1].index("pwrite")
+    assert "write_index" in calls[last:]
+    for moment in range(last, len(calls) + 1):
+        path = tmp_path / f"{moment}" / "a.h5"
+        assert in_a_process(path, moment, power_cut=True, shard_count=2)[0] == -9
+        code, _ = in_a_process(path, shard_count=2)
+        assert code == 0, path.with_name("stderr").read_text()
+        with Store(path) as store:
+            assert torch.equal(store.decompose().values, expected)
 
 
 def test_marks_that_only_memory_holds_are_made_durable_before_they_count(hvit, tmp_path, monkeypatch):
@@ -170,7 +190,7 @@ def test_an_interruption_says_what_is_safe_and_how_to_go_on(hvit, interrupted, u
     assert_resumes(hvit, interrupted, undisturbed[0], was_durable={0, 1})
 
 
-@pytest.mark.parametrize("array", [MARKS, blocks.CHECKSUMS])
+@pytest.mark.parametrize("array", [MARKS, CHECKSUMS])
 def test_a_block_whose_mark_or_checksums_are_torn_is_written_again(hvit, interrupted, undisturbed, array):
     file = BlockFile(partial_of(interrupted), writable=True)
     os.pwrite(file._open_fd, b"\x55\x55", file._offsets[array] + 2)

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 
 import h5py
 import numpy as np
@@ -59,7 +60,6 @@ def test_parts_are_parts_of_the_whole(store, rows, units):
     whole = store.decompose()
     chosen = [unit.name for unit in store.units.select(units)]
     by_place = slice(None) if rows is None else rows if isinstance(rows, slice) else list(rows)
-    by_place = slice(None) if rows is None else rows if isinstance(rows, slice) else list(rows)
     at = np.arange(IMAGES)[by_place or slice(0)]
     part = store.decompose(rows, units)
     assert part.units.names == tuple(chosen)
@@ -96,6 +96,25 @@ def test_no_other_unit_and_no_other_block_is_read(store, reads, rows, units, exp
 def test_opening_reads_per_sample_numbers_only(path, reads):
     Store(path).close()
     assert {key for key, _ in reads} == {(f"samples/{name}", None) for name in ("status", "inverse_scale", "constants")}
+
+
+def test_as_many_bytes_are_read_as_are_needed(path, monkeypatch):
+    sizes = {"pread": 0, "preadv": 0}
+    pread, preadv = os.pread, os.preadv
+
+    def counted(name, done):
+        sizes[name] += done
+        return done
+
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: (counted("pread", n), pread(fd, n, at))[1])
+    monkeypatch.setattr(os, "preadv", lambda fd, raw, at: counted("preadv", preadv(fd, raw, at)))
+    with Store(path) as store:
+        layout = store.layout
+        assert sizes["pread"] == 4 * layout.n_blocks * (len(layout.pieces()) + 1)
+        per_row = 4 * layout.n_routes + 4 * layout.n_constants + 1
+        assert sizes["preadv"] == IMAGES * per_row
+        store.values("L0H2", rows=[9])
+        assert sizes["preadv"] == IMAGES * per_row + BLOCK_ROWS * 4 * layout.d_head
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """One writer at a time, the same arguments to go on, and nothing is done twice."""
 
+import tracemalloc
+
 import pytest
 import torch
 
@@ -140,6 +142,21 @@ def test_images_loaded_beside_the_model_give_the_same_file(tmp_path):
     encoded(wrapped(), image_set(IMAGES), tmp_path / "a.h5").close()
     encoded(wrapped(), image_set(IMAGES), tmp_path / "b.h5", workers=2).close()
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "BLOCK_ROWS", 64)
+    peaks, sizes = [], []
+    # The first run has more to set up than later ones.
+    for name, n_blocks in (("a", 2), ("b", 2), ("c", 8)):
+        path = tmp_path / name
+        tracemalloc.start()
+        encoded(wrapped(), image_set(64 * n_blocks), path, batch_size=64, value_format="float32").close()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        sizes.append(path.stat().st_size)
+    # Of the rows that are more, their ids and what the store keeps of each: no arrays.
+    assert peaks[2] - peaks[1] < 0.2 * (sizes[2] - sizes[1])
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_system(tmp_path):

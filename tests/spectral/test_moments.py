@@ -204,3 +204,18 @@ def test_a_constant_unit_has_no_variance_after_a_map_that_takes_its_mean_away():
 def test_a_map_of_another_shape_is_refused(shape):
     with pytest.raises(InputError, match=r"is \[unit feature rank\]"):
         StreamingPCA().partial_fit(draw(5)).mapped(torch.zeros(shape, dtype=torch.float64))
+
+
+def test_a_pass_within_a_pass_runs_on_its_thread():
+    torch.set_num_threads(2)
+    try:
+        assert for_each_unit(2, lambda outer: sum(for_each_unit(3, lambda inner: 10 * outer + inner))) == [3, 33]
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_adding_samples_leaves_the_moments_it_began_with_alone():
+    moments = of_pieces(draw(20), 20)
+    before = moments.scatter.clone()
+    StreamingPCA.from_moments(moments).partial_fit(draw(10, seed=1))
+    assert torch.equal(moments.scatter, before)

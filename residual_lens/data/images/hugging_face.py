@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+MOST_CLASSES = 1_000_000
+"""Integers beyond are taken for ids, not for classes."""
+
+
 class Repository(NamedTuple):
     """Where a data set lies on the hub."""
 
@@ -128,6 +132,8 @@ def _image_set(
         classes=classes,
         source=HuggingFaceSource(rows, image_column, part, called),
         labels=labels,
+        # Of the table behind the rows: two folders may bear one name.
+        parameters={"rows": rows._fingerprint},
     )
 
 
@@ -143,7 +149,10 @@ def _labels(rows: "Dataset", column: str | None, called: str) -> tuple[tuple[str
         return tuple(map(as_words, feature.names)), np.array(values, dtype=np.int64)
     if not all(isinstance(value, int) for value in values):
         raise InputError(f"got label_column={column!r} of {called} with {feature}, expected ClassLabel or integers.")
-    return tuple(map(str, range(max(values, default=UNLABELLED) + 1))), np.array(values, dtype=np.int64)
+    highest = max(values, default=UNLABELLED)
+    if highest > MOST_CLASSES:
+        raise InputError(f"got label_column={column!r} of {called} with numbers up to {highest}: these are no classes.")
+    return tuple(map(str, range(highest + 1))), np.array(values, dtype=np.int64)
 
 
 def _column(rows: "Dataset", kind: type, asked: str | None, argument: str, called: str) -> str | None:

@@ -56,7 +56,8 @@ def open_images(
 
     Raises:
         InputError: an unknown name or split, data that are not there (the message says how to get them), a limit that
-            is more than there is, or an argument that means nothing for this data set.
+            is more than there is, or columns for what is no Hugging Face data set. Other arguments that mean nothing
+            for a data set are ignored.
 
     >>> scenes = open_images("attributes:shape@sketch", limit=16)
     >>> len(scenes), scenes.classes[:3], scenes[0][0].size

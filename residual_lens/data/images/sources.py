@@ -10,6 +10,7 @@ from PIL import Image
 
 from residual_lens.data.images.decoding import read_image
 from residual_lens.data.images.image_set import ImageSource
+from residual_lens.errors import InputError
 
 
 @final
@@ -26,10 +27,17 @@ class FileSource(ImageSource):
         self._paths = tuple(paths)
 
     def image(self, index: int) -> Image.Image:
+        if not self._root.is_dir():
+            raise InputError(f"{self._root} is gone, with all its images: is the disk still mounted?")
         return read_image(self._root / self._paths[index])
 
     def sample_id(self, index: int) -> str:
         return self._paths[index]
+
+    def content_id(self, index: int) -> str:
+        """Path and size: folders of the same layout mostly differ in the sizes of their files."""
+        path = self._root / self._paths[index]
+        return f"{self._paths[index]} {path.stat().st_size if path.is_file() else 'missing'}"
 
 
 @final

@@ -144,6 +144,10 @@ def _imagenet(root: Path, part: Part, download: bool) -> _Read:
     folder = "train" if part == "train" else "val"
     if download and not (root / folder).is_dir():
         ImageNet(root, split=folder)
+    if any((root / folder).glob("*.tar")):
+        raise ValueError(
+            f"{root / folder} holds archives, so that unpacking was interrupted: delete the folder and unpack it again"
+        )
     synsets, index = find_classes(root / folder)
     if len(synsets) != N_IMAGENET_CLASSES:
         raise ValueError(
