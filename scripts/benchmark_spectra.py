@@ -10,8 +10,8 @@ data are made up, of the sizes of a ViT-B/16 or ViT-L/14. Each row also says how
 pca         Principal components of all heads, reading the store included, against an SVD of each head's contributions
             `[sample d_out]` in float32, which are given to it in memory. It is timed on a few heads and multiplied.
 neighbours  TwoNN of one head against the full distance matrix in float32.
-cosine      Spectral cosine of 144 pairs of bases against a greedy loop in Python; in the 65 dimensions that a head of 64
-            has, and in 512.
+cosine      Spectral cosine of 144 pairs of bases against a greedy loop in Python, in the 65 dimensions that a head of
+            64 has, and in 512.
 encode      Images a second through `encode` (from the first image to the finished file) against the plain model's
             forward pass; and megabytes a second on the way to the disk, waiting for it included.
 

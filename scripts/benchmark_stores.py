@@ -47,7 +47,6 @@ def made_up_store(path: Path, model: str, n_samples: int, *, seed: int = 0) -> t
         n_samples=n_samples,
         value_format="int16",
         batch_size=32,
-        on_corrupt="raise",
     )
     generator = torch.Generator().manual_seed(seed)
     weights = StoredWeights(

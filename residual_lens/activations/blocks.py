@@ -5,6 +5,7 @@ holds a checksum of these: a block is written once its mark is right.
 """
 
 import os
+import weakref
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -39,6 +40,7 @@ class BlockFile:
         self.pieces = self.layout.pieces()
         self._places = {key: place for place, key in enumerate(self.pieces)}
         self._fd: int | None = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        self._let_go = weakref.finalize(self, os.close, self._fd)
         try:
             if writable:
                 # Marks of a process that was killed may be in memory only; they count once they are on disk.
@@ -132,9 +134,8 @@ class BlockFile:
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        self._let_go()
+        self._fd = None
 
     @property
     def _open_fd(self) -> int:

@@ -25,7 +25,7 @@ from residual_lens.activations.recording import BlockRecord, layout_of, weights_
 from residual_lens.activations.shards import StoredWeights, present, shard_blocks, shard_path, shards_begun
 from residual_lens.activations.store import Store
 from residual_lens.activations.writer import StoreWriter, partial_of, require_same
-from residual_lens.data.images import ImageSet
+from residual_lens.data.images import CorruptImageError, ImageSet
 from residual_lens.decomposition import UnitTerms
 from residual_lens.errors import InputError, MismatchError, StoreError
 from residual_lens.hooked import HookedViT
@@ -77,8 +77,9 @@ def encode(
         MismatchError: the file was begun, or is there already, from something else; with the fields that differ.
         StoreError: another process writes it, the disk is full, or what was begun is damaged.
         CorruptImageError: an image cannot be read. What was written before is safe.
+        UnsupportedModelError: the model's preprocessing is not known.
     """
-    _check(hvit, images, batch_size, on_corrupt, process, n_processes)
+    _check(hvit, images, batch_size, on_corrupt, workers, process, n_processes)
     path = Path(path)
     terms, embedding = _run(hvit, torch.zeros(1, 3, *hvit.cfg.image_size, dtype=hvit.dtype, device=hvit.device))
     # Whole batches, so that their rows round alike however many processes there are; and a block for each process.
@@ -92,12 +93,14 @@ def encode(
             f"{images.name}/{images.split} has {len(images)} images, {layout.n_blocks} blocks of {block_rows}: too few "
             f"for {n_processes} processes. Use fewer, or a smaller batch size."
         )
-    made = _provenance(hvit, images, layout, batch_size, on_corrupt)
+    made = _provenance(hvit, images, layout, batch_size)
     _check_other_shards(path, n_processes)
     if path.exists():
-        return _finished(path, made)
+        return _complete(_finished(path, made), on_corrupt)
     first, stop = layout.rows_of(blocks[0]).start, layout.rows_of(blocks[-1]).stop
     shard = shard_path(path, process, n_processes)
+    if workers is None:
+        workers = max(1, _cpus() // n_processes) if hvit.device.type == "cuda" else 0
     job = _Job(hvit, images, layout, batch_size, on_corrupt, workers, progress)
     job.run(shard, range(first, stop), made, weights_of(terms, layout))
     shards = [shard_path(path, index, n_processes) for index in range(n_processes)]
@@ -106,7 +109,7 @@ def encode(
         return None
     if n_processes > 1:
         present(path, shards)
-    return Store(path)
+    return _complete(Store(path), on_corrupt)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class _Job:
     layout: Layout
     batch_size: int
     on_corrupt: OnCorrupt
-    workers: int | None
+    workers: int
     progress: bool
 
     def run(self, shard: Path, rows: range, made: Provenance, weights: StoredWeights) -> None:
@@ -150,18 +153,15 @@ class _Job:
             writer.finish()
 
     def _batches(self, layout: Layout, blocks: Sequence[int], first_row: int) -> Iterator[Batch]:
-        workers = self.workers
-        if workers is None:
-            workers = (os.cpu_count() or 1) if self.hvit.device.type == "cuda" else 0
         preprocessing, size = self.hvit.preprocessing, self.batch_size
         return batches_of(
-            self.images, preprocessing, layout, blocks, first_row=first_row, batch_size=size, workers=workers
+            self.images, preprocessing, layout, blocks, first_row=first_row, batch_size=size, workers=self.workers
         )
 
     def _fill(self, record: BlockRecord, batch: Batch) -> None:
         for failure in batch.failures:
             if self.on_corrupt == "raise":
-                raise failure
+                raise CorruptImageError(f"{failure} Mend it and run again, or pass on_corrupt='skip'.") from failure
             logger.warning("Skipped: %s", failure)
         if batch.rows:
             pixels = cast(Tensor, batch.pixels).to(self.hvit.device, self.hvit.dtype)
@@ -176,11 +176,21 @@ def _run(
     return cast(UnitTerms, run.terms), run.embedding
 
 
-def _check(hvit: HookedViT, images: ImageSet, batch_size: int, on_corrupt: str, process: int, n_processes: int) -> None:
+def _check(
+    hvit: HookedViT,
+    images: ImageSet,
+    batch_size: int,
+    on_corrupt: str,
+    workers: int | None,
+    process: int,
+    n_processes: int,
+) -> None:
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}.")
     if on_corrupt not in ("raise", "skip"):
         raise InputError(f"on_corrupt must be 'raise' or 'skip', got {on_corrupt!r}.")
+    if workers is not None and workers < 0:
+        raise InputError(f"workers must be 0 or more, got {workers}.")
     if not 0 <= process < n_processes:
         raise InputError(f"process must be one of 0 to {n_processes - 1}, got {process}.")
     if len(images) == 0:
@@ -196,9 +206,7 @@ def _check(hvit: HookedViT, images: ImageSet, batch_size: int, on_corrupt: str, 
         raise MismatchError("Autocast is on, which a store would not tell of: cast the model instead, hvit.to(dtype).")
 
 
-def _provenance(
-    hvit: HookedViT, images: ImageSet, layout: Layout, batch_size: int, on_corrupt: OnCorrupt
-) -> Provenance:
+def _provenance(hvit: HookedViT, images: ImageSet, layout: Layout, batch_size: int) -> Provenance:
     return Provenance(
         model=hvit.cfg.model_name,
         model_fingerprint=hvit.fingerprint(),
@@ -213,7 +221,6 @@ def _provenance(
         n_samples=len(images),
         value_format=layout.value_format,
         batch_size=batch_size,
-        on_corrupt=on_corrupt,
         versions={"residual_lens": version("residual_lens"), "torch": torch.__version__},
     )
 
@@ -223,12 +230,29 @@ def _finished(path: Path, made: Provenance) -> Store:
     store = Store(path)
     try:
         store.provenance.require(
-            made, f"{path} is there already, and was made from something else", "Give another --out, or delete it."
+            made, f"{path} is there already, and was made from something else", "Give another file, or delete it."
         )
     except MismatchError:
         store.close()
         raise
     return store
+
+
+def _complete(store: Store, on_corrupt: OnCorrupt) -> Store:
+    """A store without gaps, unless they were asked for."""
+    if on_corrupt == "skip" or not store.skipped_ids:
+        return store
+    missing = store.skipped_ids
+    store.close()
+    raise MismatchError(
+        f"{store.path} lacks {len(missing)} images that could not be read, the first of them {missing[0]}: pass "
+        "on_corrupt='skip' to take it as it is, or delete it."
+    )
+
+
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_other_shards(path: Path, n_processes: int) -> None:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from residual_lens.activations.layout import Layout
 from residual_lens.data.images import CorruptImageError, ImageSet
 from residual_lens.data.preprocessing import Preprocessing
+from residual_lens.errors import InputError
 
 
 class Sample(NamedTuple):
@@ -46,9 +47,12 @@ class _Loading(Dataset[Sample]):
         block, row, index = place
         try:
             image, label = self.images[index]
-            return Sample(block, row, (self.preprocessing(image), label))
         except CorruptImageError as error:
             return Sample(block, row, error)
+        try:
+            return Sample(block, row, (self.preprocessing(image), label))
+        except InputError as error:
+            return Sample(block, row, CorruptImageError(f"{self.images.sample_id(index)}: {error}"))
 
 
 def _collate(samples: list[Sample]) -> Batch:

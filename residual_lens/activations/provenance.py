@@ -38,8 +38,6 @@ class Provenance:
     """How values lie on disk."""
     batch_size: int
     """Images in a forward pass: products of other sizes round differently."""
-    on_corrupt: str
-    """What is done with images that cannot be read: "raise" or "skip"."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of residual_lens and torch, for the record: no ground for refusal."""
 
@@ -60,6 +58,9 @@ class Provenance:
         """
         mine, theirs = self.as_json(), other.as_json()
         del mine["versions"], theirs["versions"]
+        if self.model_fingerprint == other.model_fingerprint:
+            # One model may go by several names.
+            del mine["model"], theirs["model"]
         if mine != theirs:
             raise MismatchError(f"{what}: {'; '.join(_differences(mine, theirs))}. {remedy}")
 

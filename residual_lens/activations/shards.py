@@ -68,6 +68,11 @@ class Shards:
                 f"{path} is not finished: {file.rows_committed():,} of {file.layout.n_rows:,} rows are written. Run "
                 "the same encode command again to go on."
             )
+        if not path.is_file() and (begun := shards_begun(path)):
+            raise StoreError(
+                f"{path} is not finished: of {max(begun.values())} processes, {len(begun)} have begun or written a shard. "
+                "Run the same encode command again, on as many, to go on."
+            )
         self._files: list[BlockFile] = []
         try:
             for shard in _shard_paths(path):

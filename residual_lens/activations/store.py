@@ -87,6 +87,10 @@ class Store:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
+        """A copy in another process opens the file anew."""
+        return Store, (self.path,)
+
     def close(self) -> None:
         """Let go of the files."""
         self._shards.close()

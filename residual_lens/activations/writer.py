@@ -139,10 +139,10 @@ def require_same(path: Path, found: Header, wanted: Header) -> None:
     found.provenance.require(
         wanted.provenance,
         f"{path} was begun with something else",
-        "Give the same arguments to go on, or another --out, or delete it to begin again.",
+        "Give the same arguments to go on, or another file, or delete it to begin again.",
     )
     if (found.layout, found.first_row) != (wanted.layout, wanted.first_row):
-        raise MismatchError(f"{path} holds other rows of these data. Give another --out, or delete it.")
+        raise MismatchError(f"{path} holds other rows of these data. Give another file, or delete it.")
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def alone_with(path: Path, *, wait: bool = False) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise StoreError(
-            f"Another process is writing {path}: wait until it has finished, or give another --out."
+            f"Another process is writing {path}: wait until it has finished, or give another file."
         ) from None
     try:
         yield

@@ -7,6 +7,7 @@ import torch
 
 from residual_lens.activations import Store, encode, extraction
 from residual_lens.data.images import CorruptImageError
+from residual_lens.errors import MismatchError
 from tests.activations.stores import contributions, encoded, image_set, relative_by_sample, source_of, wrapped
 
 IMAGES, BLOCK_ROWS = 22, 8
@@ -54,3 +55,13 @@ def test_they_are_left_out_counted_and_named(tmp_path, caplog, bad, workers):
     assert warned == [f"Skipped: {images.sample_id(row)}: cut short." for row in bad]
     store.close()
     assert Store(tmp_path / "a.h5").skipped_ids == store.skipped_ids
+
+
+def test_a_run_that_stopped_at_one_goes_on_without_it(tmp_path):
+    path, images = tmp_path / "a.h5", image_set(IMAGES, bad=[17])
+    with pytest.raises(CorruptImageError, match=r"017\.png: .* Mend it and run again, or pass on_corrupt='skip'"):
+        encode(wrapped(), images, path, batch_size=4)
+    with encoded(wrapped(), images, path, on_corrupt="skip") as store:
+        assert store.skipped_ids == (images.sample_id(17),)
+    with pytest.raises(MismatchError, match=r"lacks 1 images that could not be read.*pass on_corrupt='skip'"):
+        encode(wrapped(), images, path, batch_size=4)

@@ -1,11 +1,15 @@
 """One writer at a time, the same arguments to go on, and nothing is done twice."""
 
+import gc
+import os
+import pickle
+import sys
 import tracemalloc
 
 import pytest
 import torch
 
-from residual_lens.activations import encode, extraction
+from residual_lens.activations import Store, encode, extraction
 from residual_lens.activations.writer import alone_with, partial_of
 from residual_lens.errors import InputError, MismatchError, StoreError
 from tests.activations.disk import in_a_process
@@ -59,7 +63,6 @@ def other_preprocessing():
 
 
 DIFFERENT = {
-    "model": (lambda: wrapped(model_name="other"), {}, {}, "model is .*, not other"),
     "weights": (other_weights, {}, {}, "model_fingerprint is"),
     "center": (lambda: wrapped(center="uniform"), {}, {}, "center is own, not uniform"),
     "dtype": (lambda: wrapped(dtype=torch.bfloat16), {}, {}, r"model_dtype is torch\.float32, not torch\.bfloat16"),
@@ -68,7 +71,6 @@ DIFFERENT = {
     "length": (wrapped, {"n": 9}, {}, "n_samples is 10, not 9"),
     "format": (wrapped, {}, {"value_format": "float16"}, "value_format is int16, not float16"),
     "batch size": (wrapped, {}, {"batch_size": 2}, "batch_size is 4, not 2"),
-    "corrupt images": (wrapped, {}, {"on_corrupt": "skip"}, "on_corrupt is raise, not skip"),
 }
 
 
@@ -163,3 +165,27 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         encode(wrapped(), image_set(IMAGES), tmp_path / "file" / "a.h5")
+
+
+def test_the_same_weights_under_another_name_are_the_same_model(tmp_path):
+    encoded(wrapped(), image_set(IMAGES), tmp_path / "a.h5").close()
+    encoded(wrapped(model_name="other"), image_set(IMAGES), tmp_path / "a.h5").close()
+
+
+def test_a_store_in_another_process_opens_its_file_anew(tmp_path):
+    store = encoded(wrapped(), image_set(IMAGES), tmp_path / "a.h5")
+    copy = pickle.loads(pickle.dumps(store))  # noqa: S301 - what the line before made
+    store.close()
+    assert torch.equal(copy.embeddings(), Store(tmp_path / "a.h5").embeddings())
+    copy.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="open files are counted in /proc")
+def test_stores_that_nobody_closes_keep_no_file_open(tmp_path):
+    encoded(wrapped(), image_set(IMAGES), tmp_path / "a.h5").close()
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        Store(tmp_path / "a.h5")
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
