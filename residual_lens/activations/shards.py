@@ -70,7 +70,7 @@ class Shards:
             )
         if not path.is_file() and (begun := shards_begun(path)):
             raise StoreError(
-                f"{path} is not finished: of {max(begun.values())} processes, {len(begun)} have begun or written a shard. "
+                f"{path} is not finished: of {max(begun.values())} processes, {len(begun)} have begun a shard. "
                 "Run the same encode command again, on as many, to go on."
             )
         self._files: list[BlockFile] = []
