@@ -9,7 +9,7 @@ data are made up, of the sizes of a ViT-B/16 or ViT-L/14. Each row also says how
 
 pca         Principal components of all heads, reading the store included, against an SVD of each head's contributions
             `[sample d_out]` in float32, which are given to it in memory. It is timed on a few heads and multiplied.
-neighbours  TwoNN of one head against the full distance matrix in float32.
+neighbours  TwoNN of one head against the full distance matrix in float64.
 cosine      Spectral cosine of 144 pairs of bases against a greedy loop in Python, in the 65 dimensions that a head of
             64 has, and in 512.
 encode      Images a second through `encode` (from the first image to the finished file) against the plain model's
@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -107,15 +107,22 @@ def main(config: Config) -> None:
         torch.set_num_threads(config.threads)
     rows: list[Row] = []
     with TemporaryDirectory() as folder:
-        if "pca" in config.rows:
-            rows += [pca_row(model, config, Path(folder)) for model in config.models]
-        if "neighbours" in config.rows:
-            rows.append(neighbours_row(config))
-        if "cosine" in config.rows:
-            rows += [cosine_row(components, features, config) for features in (65, 512) for components in (32, 64)]
-        if "encode" in config.rows:
-            rows.append(encode_row(config, Path(folder)))
+        for row in measured(config, Path(folder)):
+            rows.append(row)
+            print("  ".join(row.cells()), flush=True)
     show(rows, config)
+
+
+def measured(config: Config, folder: Path) -> Iterator[Row]:
+    """Row by row."""
+    if "pca" in config.rows:
+        yield from (pca_row(model, config, folder) for model in config.models)
+    if "neighbours" in config.rows:
+        yield neighbours_row(config)
+    if "cosine" in config.rows:
+        yield from (cosine_row(k, features, config) for features in (65, 512) for k in (32, 64))
+    if "encode" in config.rows:
+        yield encode_row(config, folder)
 
 
 def pca_row(model: str, config: Config, folder: Path) -> Row:
