@@ -157,8 +157,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         sizes.append(path.stat().st_size)
-    # Of the rows that are more, their ids and what the store keeps of each: no arrays.
-    assert peaks[2] - peaks[1] < 0.2 * (sizes[2] - sizes[1])
+    # Six blocks more: of their rows the ids and what the store keeps of each. One more block may wait for the disk.
+    assert peaks[2] - peaks[1] < 0.5 * (sizes[2] - sizes[1])
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
