@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from residual_lens.activations import Rows, Store
@@ -84,7 +82,7 @@ def unit_dimensions(
 
 
 def _measured(store: Store, unit: str, basis: Basis, rows: Rows, share: float) -> UnitDimensions:
-    points = _points(store, unit, rows)
+    points, _ = store.coordinates(unit, rows)
     if basis.total_variance == 0:
         return UnitDimensions(unit, len(points), 0, 0.0, 0.0, len(points) - 1, 0.0, 0.0)
     try:
@@ -102,12 +100,3 @@ def _measured(store: Store, unit: str, basis: Basis, rows: Rows, share: float) -
         participation_ratio=float(participation_ratio(variances)),
         first_share=float(variances[0] / basis.total_variance),
     )
-
-
-def _points(store: Store, unit: str, rows: Rows) -> Float[Tensor, "sample feature"]:
-    """Contributions, or what is isometric to them."""
-    if store.units[unit].kind != "head":
-        return store.decompose(rows, unit, dtype=torch.float64).values[:, 0]
-    frames = store.head_frames
-    mixing = frames.mixing[frames.units.index(unit)]
-    return store.head_features(rows, unit, dtype=torch.float64)[:, 0] @ mixing

@@ -194,6 +194,30 @@ class Store:
             self.layout.center,
         )
 
+    def coordinates(
+        self, unit: str, rows: Rows = None, *, dtype: torch.dtype = torch.float64
+    ) -> tuple[Float[Tensor, "sample rank"], Float[Tensor, "rank d_out"] | None]:
+        """A unit's contributions in as few coordinates as they are exact in, and the frame of these.
+
+        Distances, products and variances of coordinates are those of the contributions `coordinates @ frame`, since the
+        rows of the frame are orthonormal.
+
+        Args:
+            unit: its name.
+            rows: which samples; all by default.
+            dtype: what to compute in, and what to give.
+
+        Returns:
+            Of a head, its low-rank coordinates (see `HeadFrames`), without its share of rounding in models of half
+            precision; of another unit, its contributions, and no frame.
+        """
+        if self.units[unit].kind != "head":
+            return self.decompose(rows, unit, dtype=dtype).values[:, 0], None
+        frames = self.head_frames
+        place = frames.units.index(unit)
+        features = self.head_features(rows, unit, dtype=dtype)[:, 0]
+        return features @ frames.mixing[place].to(dtype), frames.frames[place].to(dtype)
+
     def values(self, unit: str, rows: Rows = None) -> Float[Tensor, "sample d"]:
         """What a unit gave in the stream where the embedding reads it: a head's `z`, what an MLP wrote.
 

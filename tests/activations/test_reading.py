@@ -13,6 +13,7 @@ from residual_lens.activations import Store, extraction
 from residual_lens.activations.blocks import BlockFile
 from residual_lens.errors import InputError, MismatchError, StoreError
 from tests.activations.stores import BATCH, encoded, image_set, wrapped
+from tests.tolerances import FLOAT64_TOL, assert_close
 
 IMAGES, BLOCK_ROWS = 22, 8
 
@@ -201,3 +202,14 @@ def test_several_readers_at_once(path, tmp_path):
         assert torch.equal(one.decompose().values, two.decompose().values)
         writing.close()
     gc.collect()
+
+
+@pytest.mark.parametrize("unit", ["L1H2", "0_mlp_out", "embed"])
+def test_coordinates_are_isometric_to_contributions(store, unit):
+    coordinates, frame = store.coordinates(unit, ROWS["steps"])
+    parts = store.decompose(ROWS["steps"], unit, dtype=torch.float64).values[:, 0]
+    if frame is None:
+        assert unit != "L1H2"
+    else:
+        assert_close(frame @ frame.mT, torch.eye(len(frame), dtype=torch.float64), FLOAT64_TOL)
+    assert_close(coordinates if frame is None else coordinates @ frame, parts, FLOAT64_TOL)
