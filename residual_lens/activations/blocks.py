@@ -60,8 +60,13 @@ class BlockFile:
         """
         return read_constant(self.path, name)
 
-    def read(self, key: PieceKey, block: int) -> Arrays:
+    def read(self, key: PieceKey, block: int, into: Arrays | None = None) -> Arrays:
         """A piece of a block, checked.
+
+        Args:
+            key: which piece.
+            block: of which block.
+            into: contiguous arrays to read it into; made, if there are none.
 
         Raises:
             StoreError: not written yet, or damaged.
@@ -72,23 +77,22 @@ class BlockFile:
                 f"{self.path}: rows {rows.start} to {rows.stop - 1} were not written, or their mark is damaged."
             )
         # A file that was cut off since it was opened gives fewer bytes, and another checksum.
-        arrays, checksum = [], 0
-        for array in piece.arrays:
-            values = np.empty((len(rows), *array.row), array.dtype)
+        arrays = into or tuple(np.empty((len(rows), *array.row), array.dtype) for array in piece.arrays)
+        checksum = 0
+        for array, values in zip(piece.arrays, arrays, strict=True):
             raw = raw_of(values)
             try:
                 done = os.preadv(self._open_fd, [raw], self._offset(array, piece.unit, rows.start))
             except OSError as error:
                 raise StoreError(f"{self.path} cannot be read: {error.strerror}.") from error
             checksum = zlib.crc32(raw[:done], checksum)
-            arrays.append(values)
         if checksum != self._checksums[block, self._places[key]]:
             unit = "" if piece.unit is None else f"[{piece.unit}]"
             raise StoreError(
                 f"{self.path} is damaged: {piece.arrays[0].name}{unit}, rows {rows.start} to {rows.stop - 1}, is not "
                 "what was written. `residual-lens check` lists all damage; encode these data again."
             )
-        return tuple(arrays)
+        return arrays
 
     def write(self, block: int, contents: Mapping[PieceKey, Arrays]) -> None:
         """A whole block: durable when this returns, and not there at all if it does not.

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residual_lens.activations.blocks import PieceKey
+from residual_lens.activations.blocks import Arrays, PieceKey
 from residual_lens.activations.shards import Shards
 from residual_lens.decomposition import feature_rows
 from residual_lens.units import Unit
@@ -31,41 +31,58 @@ class StoredTerms:
             return "heads", self.layout.head_names.index(unit.name)
         return "terms", self.layout.term_names.index(unit.name)
 
-    def read(self, key: PieceKey, at: Int[np.ndarray, "sample"]) -> tuple[np.ndarray, ...]:
+    def read(self, key: PieceKey, at: Int[np.ndarray, "sample"]) -> Arrays:
         """A piece's arrays at rows of the file, block by block."""
-        n_rows = self.layout.block_rows
-        if len(at) and at[0] // n_rows == at[-1] // n_rows and isinstance(run := _run_of(at), slice):
-            block = run.start // n_rows
-            values = self._shards.read(key, block)
-            return tuple(each[run.start - block * n_rows : run.stop - block * n_rows] for each in values)
-        blocks = at // n_rows
-        found = [np.empty((len(at), *array.row), dtype=array.dtype) for array in self._pieces[key].arrays]
+        run = _run_of(at)
+        if isinstance(run, slice):
+            return self._run(key, run)
+        blocks = at // self.layout.block_rows
+        found = self._room(key, len(at))
         for block in np.unique(blocks):
             here = np.flatnonzero(blocks == block)
-            within = at[here] - block * n_rows
+            within = at[here] - block * self.layout.block_rows
             for out, values in zip(found, self._shards.read(key, int(block)), strict=True):
                 out[here] = values[within]
-        return tuple(found)
+        return found
+
+    def _run(self, key: PieceKey, run: slice) -> Arrays:
+        """Of rows that follow one another: their blocks are read into place, and nothing is copied."""
+        n_rows = self.layout.block_rows
+        blocks = range(run.start // n_rows, (run.stop - 1) // n_rows + 1)
+        first = blocks.start * n_rows
+        found = self._room(key, min(blocks.stop * n_rows, self.layout.n_rows) - first)
+        for block in blocks:
+            rows = slice(block * n_rows - first, (block + 1) * n_rows - first)
+            self._shards.read(key, block, tuple(each[rows] for each in found))
+        return tuple(each[run.start - first : run.stop - first] for each in found)
+
+    def _room(self, key: PieceKey, rows: int) -> Arrays:
+        return tuple(np.empty((rows, *array.row), array.dtype) for array in self._pieces[key].arrays)
 
     def per_sample(self, name: str) -> np.ndarray:
         """An array of per-sample numbers whole, rows that were skipped included."""
         return self.read((name, None), np.arange(self.layout.n_rows))[0]
 
-    def unpacked(self, key: PieceKey, at: Int[np.ndarray, "sample"], dtype: torch.dtype) -> Float[Tensor, "sample d"]:
+    def unpacked(
+        self, key: PieceKey, at: Int[np.ndarray, "sample"], dtype: torch.dtype, *, spare: int = 0
+    ) -> Float[Tensor, "sample d"]:
         packing = self.layout.head_packing if key[0] == "heads" else self.layout.term_packing
         raw, *scales = self.read(key, at)
-        values = packing.unpack(raw, scales[0] if scales else np.empty((len(at), 0), np.float32), dtype)
+        scale = scales[0] if scales else np.empty((len(at), 0), np.float32)
+        values = packing.unpack(raw, scale, dtype, spare=spare)
         return values if key[0] == "heads" else values / self._shards.weights.term_gains.to(dtype)
 
     def features(
         self, place: int, at: Int[np.ndarray, "sample"], dtype: torch.dtype
     ) -> Float[Tensor, "sample feature"]:
-        z = self.unpacked(("heads", place), at, dtype).unflatten(-1, (self.layout.n_routes, -1))
         scale = torch.from_numpy(self.inverse_scale[_run_of(at)]).to(dtype)
-        by_route = z.new_empty(*z.shape[:-1], z.shape[-1] + 1)
-        torch.mul(z, scale[..., None], out=by_route[..., :-1])
-        by_route[..., -1] = scale
-        features = by_route.flatten(1)
+        if self.layout.n_routes == 1:
+            features = self.unpacked(("heads", place), at, dtype, spare=1)
+            features[:, :-1] *= scale
+            features[:, -1:] = scale
+        else:
+            z = self.unpacked(("heads", place), at, dtype).unflatten(-1, (self.layout.n_routes, -1))
+            features = torch.cat([z * scale[..., None], scale[..., None]], dim=-1).flatten(1)
         if self.layout.center == "own":
             return features
         return torch.cat([features, torch.from_numpy(self._constants[at]).to(dtype)], dim=-1)

@@ -99,12 +99,14 @@ class Packing:
         raw: Shaped[np.ndarray, "*row d"],
         scales: Float[np.ndarray, "*row group"],
         dtype: torch.dtype = torch.float32,
-    ) -> Float[Tensor, "*row d"]:
-        """Values in `dtype`."""
-        if self.name == "bfloat16":
-            return torch.from_numpy(raw.view(np.int16)).view(torch.bfloat16).to(dtype)
-        values = torch.from_numpy(raw).to(dtype)
+        *,
+        spare: int = 0,
+    ) -> Float[Tensor, "*row column"]:
+        """Values in `dtype`, behind them `spare` columns for the caller to fill."""
+        stored = torch.from_numpy(raw.view(np.int16) if self.name == "bfloat16" else raw)
+        room = torch.empty(*stored.shape[:-1], stored.shape[-1] + spare, dtype=dtype)
+        values = room[..., : stored.shape[-1]]
+        values.copy_(stored.view(torch.bfloat16) if self.name == "bfloat16" else stored)
         if self.name == "int16":
-            by_group = values.unflatten(-1, (self.groups, -1))
-            by_group *= torch.from_numpy(scales)[..., None]
-        return values
+            values.unflatten(-1, (self.groups, -1)).mul_(torch.from_numpy(scales)[..., None])
+        return room

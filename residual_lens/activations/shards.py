@@ -98,11 +98,11 @@ class Shards:
             raise StoreError(f"{self.path}: its shards do not follow one another; encode again.")
         return layouts.pop()
 
-    def read(self, key: PieceKey, block: int) -> Arrays:
+    def read(self, key: PieceKey, block: int, into: Arrays | None = None) -> Arrays:
         """A piece of a block, checked (see `BlockFile.read`)."""
         place = int(np.searchsorted(self._block_stops, block, side="right"))
         file = self._files[place]
-        return file.read(key, block - int(self._block_stops[place]) + file.layout.n_blocks)
+        return file.read(key, block - int(self._block_stops[place]) + file.layout.n_blocks, into)
 
     @cached_property
     def weights(self) -> StoredWeights:

@@ -15,7 +15,9 @@ from residual_lens.errors import InputError
 from residual_lens.spectral import StreamingPCA
 from residual_lens.spectral.moments import moments_of_pieces
 
-Places = Int[np.ndarray, "chosen"]
+Places = Int[np.ndarray, "_"]
+BLOCKS = 4
+"""Blocks of a head that are read at once: enough work for a thread between two of Python's locks."""
 
 
 def bases_of_store(store: Store, units: str | Iterable[str], rows: Rows, *, progress: bool) -> Bases:
@@ -24,27 +26,32 @@ def bases_of_store(store: Store, units: str | Iterable[str], rows: Rows, *, prog
     # In the order of the file, whatever order rows are given in: each block of it is read once a unit.
     places = np.sort(np.concatenate([np.empty(0, np.intp), *store.blocks(rows)]))
     blocks = list(store.blocks(places))
-    n_samples = sum(map(len, blocks))
+    several = [np.concatenate(blocks[i : i + BLOCKS]) for i in range(0, len(blocks), BLOCKS)]
+    n_samples = len(places)
     if n_samples < 2:
         raise InputError(f"fit_bases needs at least two samples, got {n_samples}.")
     heads = [unit.name for unit in chosen if unit.kind == "head"]
     others = [unit.name for unit in chosen if unit.kind != "head"]
     made = store.provenance
-    with tqdm(total=len(chosen) * len(blocks), desc="fitting bases", unit="piece", disable=not progress) as bar:
+    with tqdm(total=len(chosen) * n_samples, desc="fitting bases", unit="row", disable=not progress) as bar:
 
-        def pca(names: Sequence[str], read: Callable[[str, Places], Float[Tensor, "sample feature"]]) -> StreamingPCA:
+        def pca(
+            names: Sequence[str],
+            pieces: Sequence[Places],
+            read: Callable[[str, Places], Float[Tensor, "sample feature"]],
+        ) -> StreamingPCA:
             def piece(unit: int, places: Places) -> Float[Tensor, "sample feature"]:
-                bar.update()
+                bar.update(len(places))
                 return read(names[unit], places)
 
-            moments = moments_of_pieces(len(names), blocks, piece) if names else None
+            moments = moments_of_pieces(len(names), pieces, piece) if names else None
             return StreamingPCA() if moments is None else StreamingPCA.from_moments(moments)
 
         return bases_of_moments(
             chosen,
-            heads=pca(heads, lambda name, at: store.head_features(at, name, dtype=torch.float64)[:, 0]),
+            heads=pca(heads, several, lambda name, at: store.head_features(at, name, dtype=torch.float64)[:, 0]),
             frames=store.head_frames,
-            others=pca(others, lambda name, at: store.decompose(at, name, dtype=torch.float64).values[:, 0]),
+            others=pca(others, blocks, lambda name, at: store.decompose(at, name, dtype=torch.float64).values[:, 0]),
             d_head=store.layout.d_head,
             center=store.layout.center,
             scale=float(1 / store.inverse_scales(rows).double().mean()),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from residual_lens.decomposition.readout import Center, with_bias
 from residual_lens.errors import MismatchError
+from residual_lens.spectral.moments import for_each_unit
 
 
 def feature_rows(
@@ -79,9 +80,9 @@ class HeadFrames:
                 for w_o, b_o in zip(output_weights, output_biases, strict=True)
             ]
         )
-        q, r = torch.linalg.qr(features.mT)
+        factors = for_each_unit(len(features), lambda head: torch.linalg.qr(features[head].mT))
         names = tuple(f"L{layer}H{head}" for layer in range(n_layers) for head in range(n_heads))
-        return cls(names, q.mT.contiguous(), r.mT.contiguous())
+        return cls(names, torch.stack([f.Q.mT for f in factors]), torch.stack([f.R.mT for f in factors]))
 
     @jaxtyped(typechecker=beartype)
     def coordinates(self, features: Float[Tensor, "batch unit feature"]) -> Float[Tensor, "batch unit rank"]:

@@ -14,6 +14,8 @@ from residual_lens.errors import InputError
 
 # Relative to the mean, about 16 roundings of float64: what summing equal numbers leaves behind.
 CONSTANT_SPREAD = 4e-15
+# Rows of 65 features that stay in a core's cache while their products are taken.
+CACHED_ROWS = 1024
 # The number of torch's threads belongs to the process: who changes it and puts it back must not be interrupted.
 _THREADS = Lock()
 _INSIDE = local()
@@ -104,8 +106,8 @@ def moments_of_pieces(
 ) -> Moments:
     """Moments of all units in one pass over data that never is in memory as a whole.
 
-    Units are spread over as many threads as torch may use. Each thread holds one piece: about 1,000 rows of 65 features
-    stay in its cache from reading to the product.
+    Units are spread over as many threads as torch may use, and each thread holds one piece. Pieces of some thousand
+    rows give it enough to do between two of Python's locks; what it works on at once stays in its cache.
 
     Args:
         n_units: units.
@@ -127,14 +129,16 @@ def moments_of_pieces(
         mean, scatter, count = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1]), 0
         for i, block in enumerate(blocks):
             x = x if i == 0 else _checked(piece(unit, block), unit, block, len(mean))
-            new_mean = x.mean(dim=0)
-            if not new_mean.isfinite().all():
+            for rows in x.split(CACHED_ROWS):
+                new_mean, total = rows.mean(dim=0), count + len(rows)
+                rows.sub_(new_mean)
+                scatter.addmm_(rows.T, rows)
+                delta = new_mean.sub_(mean)
+                scatter.addr_(delta, delta, alpha=count * len(rows) / total)
+                mean.add_(delta, alpha=len(rows) / total)
+                count = total
+            if not mean.isfinite().all():
                 raise InputError(f"Values of unit {unit} in block {block} are NaN or infinite.")
-            x.sub_(new_mean)
-            scatter.addmm_(x.T, x)
-            delta, total = new_mean - mean, count + len(x)
-            scatter.addr_(delta, delta, alpha=count * len(x) / total)
-            mean, count = mean + delta * (len(x) / total), total
         # One unit as a batch of one, so that moments have one shape everywhere.
         return Moments(count, mean[None], scatter[None])
 

@@ -75,7 +75,7 @@ def reads(monkeypatch):
     seen = []
     read = BlockFile.read
     monkeypatch.setattr(
-        BlockFile, "read", lambda self, key, block: (seen.append((key, block)), read(self, key, block))[1]
+        BlockFile, "read", lambda self, key, block, *into: (seen.append((key, block)), read(self, key, block, *into))[1]
     )
     return seen
 
