@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt64
 from torch import Tensor
 
 from residual_lens.errors import InputError
@@ -42,12 +42,26 @@ def distinct_rows(x: Shaped[Tensor, "..."]) -> Int[Tensor, "kept"]:
         [0, 1]
     """
     check_samples(x)
-    # Adding zero makes -0 and 0 the same bytes. NumPy has no bfloat16, whose numbers float32 holds.
-    wide = torch.promote_types(x.dtype, torch.float32)
-    rows = (x.detach().to("cpu", wide) + 0.0).numpy()
+    digests = np.concatenate([_digests(_as_numbers(rows)) for rows in x.detach().split(COLUMNS)])
+    _, which, counts = np.unique(digests, return_inverse=True, return_counts=True)
+    # Rows with a digest of their own are distinct; the others are compared byte by byte.
+    shared = counts[which] > 1
+    rows = _as_numbers(x.detach()[torch.from_numpy(shared).to(x.device)])
     as_bytes = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]
-    first = np.unique(as_bytes, return_index=True)[1]
-    return torch.from_numpy(np.sort(first)).to(x.device)
+    first = np.flatnonzero(shared)[np.unique(as_bytes, return_index=True)[1]]
+    return torch.from_numpy(np.sort(np.concatenate([np.flatnonzero(~shared), first]))).to(x.device)
+
+
+def _as_numbers(rows: Float[Tensor, "row feature"]) -> Float[np.ndarray, "row feature"]:
+    """A copy in which equal numbers have equal bytes."""
+    # Adding zero makes -0 and 0 the same. NumPy has no bfloat16, whose numbers float32 holds.
+    return (rows.to("cpu", torch.promote_types(rows.dtype, torch.float32)) + 0.0).numpy()
+
+
+def _digests(rows: Float[np.ndarray, "row feature"]) -> UInt64[np.ndarray, "row"]:
+    """The same number for equal rows, and hardly ever for others: their words times random factors, modulo 2^64."""
+    words = rows.view(np.uint32 if rows.itemsize * rows.shape[1] % 8 else np.uint64).astype(np.uint64, copy=False)
+    return words @ np.random.default_rng(0).integers(2**64, size=words.shape[1], dtype=np.uint64)
 
 
 def two_nearest(x: Shaped[Tensor, "..."]) -> NearestTwo:
@@ -57,7 +71,7 @@ def two_nearest(x: Shaped[Tensor, "..."]) -> NearestTwo:
     squared norms shrunk by the worst rounding error `2 γ_m`, `γ_m = m u / (1 − m u)` (Higham 2002, section 3.1). The
     pairs of smallest bound are measured in float64 from the difference of the rows as given. Where no bound of the
     rest is below the second distance, the result is proven; the other rows are compared with all samples in float64.
-    Every pair of blocks is multiplied once, and nothing of size n² is held.
+    Nothing of size n² is held.
 
     Args:
         x: `[sample feature]`, at least 3 samples; floating, any mean. Equal rows have distance 0.
@@ -103,7 +117,8 @@ def check_samples(x: object) -> None:
         raise InputError(f"Expected a float tensor [sample feature], got {got}.")
     if 0 in x.shape:
         raise InputError(f"Expected at least one sample and one feature, got [sample feature] {list(x.shape)}.")
-    if not x.isfinite().all():
+    # A finite sum proves it in one pass; that of large numbers may be infinite.
+    if not x.sum().isfinite() and not x.isfinite().all():
         raise InputError("Some values are NaN or infinite: find the samples they come from first.")
 
 
@@ -156,9 +171,11 @@ class _Coordinates:
         if features < 2 or n < 2 * features:
             return None
         some = torch.arange(features // 2, device=self._x.device)
-        _, singular, directions = torch.linalg.svd(self._centred(some), full_matrices=False)
-        rank = int((singular > RANK_TOL * singular[0]).sum())
-        basis = directions[:rank].mT.contiguous()
+        centred = self._centred(some)
+        # Squares of singular values; products of small ones are no orthonormal columns before the QR.
+        squares, turned = torch.linalg.eigh(centred @ centred.mT)
+        rank = int((squares > RANK_TOL**2 * squares[-1]).sum())
+        basis = torch.linalg.qr(centred.mT @ turned[:, len(some) - rank :]).Q
         others = self._centred(some + len(some))
         left_out = _squared_norms(others) - _squared_norms(others @ basis)
         return None if rank == len(some) or (left_out > RANK_TOL * _squared_norms(others)).any() else basis

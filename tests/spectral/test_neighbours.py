@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -191,6 +192,16 @@ BAD = [
     (with_nan, "NaN or infinite"),
     (lambda: draw(4, 2) / 0, "NaN or infinite"),
 ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("features", [1, 2, 5])
+def test_rows_of_equal_digest_are_compared_by_their_bytes(dtype, features, monkeypatch):
+    x = torch.randint(3, (40, features), generator=torch.Generator().manual_seed(0)).to(dtype) - 1
+    kept = distinct_rows(x)
+    monkeypatch.setattr(neighbours, "_digests", lambda rows: np.zeros(len(rows), np.uint64))
+    assert torch.equal(distinct_rows(x), kept)
+    assert kept.tolist() == [i for i in range(40) if not any(torch.equal(x[i], x[j]) for j in range(i))]
 
 
 @pytest.mark.parametrize("function", [two_nearest, distinct_rows])
