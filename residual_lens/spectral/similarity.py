@@ -131,20 +131,27 @@ def _greedy_norms(entries: Float[Tensor, "pair row column"]) -> Float[Tensor, "p
     GPU, and NumPy's argmax is several times faster than torch's.
     """
     tables = entries.contiguous().cpu().numpy()
-    pairs = np.arange(len(tables))
-    squares = np.zeros(len(tables), dtype=tables.dtype)
+    n, pairs = len(tables), np.arange(len(tables))
+    squares = np.zeros(n, dtype=tables.dtype)
     while tables.size:
-        flat = tables.reshape(len(tables), -1)
+        _, height, width = tables.shape
+        flat, struck = tables.reshape(n, -1), (min(height, width) + 1) // 2
+        places = np.empty((struck, n), dtype=np.intp)
+        picks = np.empty(places.shape, dtype=tables.dtype)
+        for place, pick in zip(places, picks, strict=True):
+            flat.argmax(axis=1, out=place)
+            pick[:] = flat[pairs, place]
+            row = place // width
+            tables[pairs, row] = tables[pairs, :, place - row * width] = STRUCK
+        squares += np.square(picks).sum(axis=0)
         row_left, column_left = np.ones(tables.shape[:2], bool), np.ones(tables.shape[::2], bool)
-        for _ in range((min(tables.shape[1:]) + 1) // 2):
-            place = flat.argmax(axis=1)
-            squares += flat[pairs, place] ** 2
-            row, column = np.divmod(place, tables.shape[2])
-            row_left[pairs, row] = column_left[pairs, column] = False
-            tables[pairs, row] = tables[pairs, :, column] = STRUCK
+        row_left[pairs, places // width] = column_left[pairs, places % width] = False
         # Every pair has struck equally many lines.
-        rows, columns = (left.nonzero()[1].reshape(len(tables), -1) for left in (row_left, column_left))
-        tables = tables[pairs[:, None, None], rows[:, :, None], columns[:, None, :]]
+        tables = tables[row_left].reshape(n, height - struck, width)
+        turned = np.ascontiguousarray(tables.transpose(0, 2, 1))[column_left].reshape(
+            n, width - struck, height - struck
+        )
+        tables = np.ascontiguousarray(turned.transpose(0, 2, 1))
     return torch.from_numpy(np.sqrt(squares)).to(entries.device)
 
 
