@@ -11,12 +11,28 @@ if TYPE_CHECKING:
     from residual_lens.bases import Bases, Basis, fit_bases
     from residual_lens.data import ImageSet, Preprocessing, Task, load_task, open_images, task_names
     from residual_lens.decomposition import Decomposition, HeadFrames
+    from residual_lens.descriptions import Descriptions, describe
     from residual_lens.dimensions import UnitDimensions, unit_dimensions
     from residual_lens.errors import InputError, MismatchError, ResidualLensError, StoreError, UnsupportedModelError
     from residual_lens.hooked import HookedViT
-    from residual_lens.interventions import Adapter, ResiDual, activation_patch
-    from residual_lens.spectral import StreamingPCA
-    from residual_lens.text import ZeroShotClassifier, zero_shot_classifier
+    from residual_lens.interventions import (
+        Adapter,
+        Component,
+        Difference,
+        Edit,
+        ResiDual,
+        ablate,
+        activation_patch,
+        bake,
+        keep_only,
+        project_out,
+        scale,
+        steer,
+        unbake,
+    )
+    from residual_lens.selection import UnitScores, layer_matched, unit_scores
+    from residual_lens.spectral import Pursuit, StreamingPCA, omp, somp, text_span
+    from residual_lens.text import Dictionary, ZeroShotClassifier, open_dictionary, zero_shot_classifier
     from residual_lens.training import (
         CachedSamples,
         Coarse,
@@ -36,12 +52,28 @@ _HOMES = {
     "bases": ("Bases", "Basis", "fit_bases"),
     "data": ("ImageSet", "Preprocessing", "Task", "load_task", "open_images", "task_names"),
     "decomposition": ("Decomposition", "HeadFrames"),
+    "descriptions": ("Descriptions", "describe"),
     "dimensions": ("UnitDimensions", "unit_dimensions"),
     "errors": ("InputError", "MismatchError", "ResidualLensError", "StoreError", "UnsupportedModelError"),
     "hooked": ("HookedViT",),
-    "interventions": ("Adapter", "ResiDual", "activation_patch"),
-    "spectral": ("StreamingPCA",),
-    "text": ("ZeroShotClassifier", "zero_shot_classifier"),
+    "interventions": (
+        "Adapter",
+        "Component",
+        "Difference",
+        "Edit",
+        "ResiDual",
+        "ablate",
+        "activation_patch",
+        "bake",
+        "keep_only",
+        "project_out",
+        "scale",
+        "steer",
+        "unbake",
+    ),
+    "selection": ("UnitScores", "layer_matched", "unit_scores"),
+    "spectral": ("Pursuit", "StreamingPCA", "omp", "somp", "text_span"),
+    "text": ("Dictionary", "ZeroShotClassifier", "open_dictionary", "zero_shot_classifier"),
     "training": (
         "CachedSamples",
         "Coarse",
@@ -62,7 +94,12 @@ __all__ = [
     "Basis",
     "CachedSamples",
     "Coarse",
+    "Component",
     "Decomposition",
+    "Descriptions",
+    "Dictionary",
+    "Difference",
+    "Edit",
     "HeadFrames",
     "HookedViT",
     "ImageSet",
@@ -71,6 +108,7 @@ __all__ = [
     "LiveSamples",
     "MismatchError",
     "Preprocessing",
+    "Pursuit",
     "ResiDual",
     "ResidualLensError",
     "Store",
@@ -80,19 +118,34 @@ __all__ = [
     "TrainingLog",
     "Unit",
     "UnitDimensions",
+    "UnitScores",
     "Units",
     "UnsupportedModelError",
     "ZeroShotClassifier",
+    "ablate",
     "activation_patch",
+    "bake",
     "cache_samples",
+    "describe",
     "encode",
     "evaluate",
     "fit_bases",
+    "keep_only",
+    "layer_matched",
     "load_task",
+    "omp",
+    "open_dictionary",
     "open_images",
+    "project_out",
+    "scale",
+    "somp",
+    "steer",
     "task_names",
+    "text_span",
     "train_adapter",
+    "unbake",
     "unit_dimensions",
+    "unit_scores",
     "zero_shot_classifier",
 ]
 

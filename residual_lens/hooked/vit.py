@@ -20,6 +20,7 @@ from residual_lens.hooked.decomposing import DecomposedViT
 from residual_lens.hooked.fingerprint import fingerprint
 from residual_lens.hooked.inputs import PreprocessingViT, with_inputs
 from residual_lens.hooked.loading import load
+from residual_lens.hooked.parts.vit import TextParts
 from residual_lens.hooked.points import Point
 from residual_lens.hooked.weights import WeightViews
 
@@ -130,12 +131,19 @@ class HookedViT(WeightViews, PreprocessingViT, DecomposedViT):
             others["projection_bias"] = projection.bias()
         return fingerprint(self.parts.tower, wiring, others)
 
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text d_out"]:
-        """Unit-norm embeddings of texts in the space of the image embedding.
+    def text_fingerprint(self) -> str:
+        """Digest of the text tower: of all weights of the source outside the image tower, and of its modules."""
+        image = {id(tensor) for tensor in self.parts.tower.state_dict(keep_vars=True).values()}
+        every = self.source.state_dict(keep_vars=True)
+        others = {name: tensor for name, tensor in every.items() if id(tensor) not in image}
+        return fingerprint(nn.Module(), str(self.source), others)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor | Mapping[str, Tensor]:
+        """What the text tower is given for texts: ids, or a mapping with ids and mask.
 
         Raises:
             UnsupportedModelError: the model has no text tower, or was wrapped without its tokenizer.
+            InputError: no texts, or a tokenizer that gives no tensors.
         """
         if self.parts.text is None or self.tokenizer is None:
             missing = "text tower" if self.parts.text is None else "tokenizer"
@@ -144,13 +152,23 @@ class HookedViT(WeightViews, PreprocessingViT, DecomposedViT):
                 "by name with HookedViT.from_pretrained."
             )
         if isinstance(texts, str) or len(texts) == 0:
-            raise InputError(f"encode_text needs a list of at least one text, got {texts!r}.")
+            raise InputError(f"A text tower needs a list of at least one text, got {texts!r}.")
         tokens = self.tokenizer(list(texts))
         check_tokens(tokens)
+        return tokens
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text d_out"]:
+        """Unit-norm embeddings of texts in the space of the image embedding.
+
+        Raises:
+            UnsupportedModelError, InputError: see `tokenize`.
+        """
+        tokens = self.tokenize(texts)
         moved = (
             tokens.to(self.device) if isinstance(tokens, Tensor) else {k: v.to(self.device) for k, v in tokens.items()}
         )
-        return nn.functional.normalize(self.parts.text.encode(moved), dim=-1)
+        return nn.functional.normalize(cast(TextParts, self.parts.text).encode(moved), dim=-1)
 
     @property
     def logit_scale(self) -> float:

@@ -147,6 +147,14 @@ class WiredViT(HookedRoot):
             embedding = embedding + (direct(values).sum(dim=1) - before)
         return self.hook_image_embed(embedding.to(run.embedding.dtype))
 
+    def check_unchanged(self) -> None:
+        """Refuse a source that was rebuilt after wrapping.
+
+        Raises:
+            MismatchError: with what was replaced.
+        """
+        self._unchanged.check(self.cfg.model_name)
+
     def stream(self, images: Images, readout: Center | None, *, tokens: bool = False) -> Streamed:
         """The embedding before direct edits.
 
@@ -155,7 +163,7 @@ class WiredViT(HookedRoot):
             readout: record every unit's term, to be read out with this centring.
             tokens: record which tokens the heads' terms come from as well.
         """
-        self._unchanged.check(self.cfg.model_name)
+        self.check_unchanged()
         check_images(images, self.cfg, self.dtype, self.device)
         pool = self.pool
         x, rotations = self._embed(images)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from residual_lens.bases import Basis
+from residual_lens.interventions.affine import AffineMap
 from residual_lens.units import Unit
 
 
@@ -112,3 +113,22 @@ class Rescaling(nn.Module):
             return changed if keep_mean else changed - frame.mean
         rebuilt = torch.einsum("...uk,ukd->...ud", factors * coordinates, frame.writing)
         return rebuilt + frame.mean if keep_mean else rebuilt
+
+    def stream_map(self, row: int, frame: Frame, scales: Float[Tensor, "total"], *, keep_mean: bool) -> AffineMap:
+        """What `rescale` with `pass_rest` does to the terms of one unit, in float64.
+
+        With reading `R`, writing `W`, the mean's coordinates `o` and the mean `μ`, all in the stream,
+        `c + (c R − o) diag(λ − 1) W − μ` is `c (I + R diag(λ − 1) W) − o diag(λ − 1) W − μ`.
+
+        Args:
+            row: which of this point's units.
+            frame: the basis in the stream.
+            scales: λ of all units.
+            keep_mean: add `μ` back.
+        """
+        reading, writing, offset, mean = (
+            part[row].double() for part in (frame.reading, frame.writing, frame.offset, frame.mean)
+        )
+        changed = (scales[self.index[row]].double() - 1)[:, None] * writing
+        identity = torch.eye(len(reading), dtype=torch.float64, device=reading.device)
+        return AffineMap(identity + reading @ changed, -offset @ changed if keep_mean else -offset @ changed - mean)

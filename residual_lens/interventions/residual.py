@@ -1,5 +1,6 @@
 """ResiDual: learned factors on the principal components of units (Basile et al., arXiv 2411.00246)."""
 
+from collections.abc import Mapping
 from functools import partial
 from itertools import accumulate, groupby
 from pathlib import Path as FilePath
@@ -14,6 +15,7 @@ from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.hooked.root import Hook
 from residual_lens.interventions.adapter import Adapter, Path, heads_in_stream
+from residual_lens.interventions.affine import AffineMap, AffineMaps
 from residual_lens.interventions.components import components_to_reach, initial_scales
 from residual_lens.interventions.config import ResiDualConfig
 from residual_lens.interventions.rescaling import Frame, Rescaling
@@ -143,7 +145,7 @@ class ResiDual(Adapter):
         if path == "direct":
             hooks = [self._direct_hook(rescaling) for rescaling in self._rescalings]
         else:
-            hooks = self._stream_hooks(hvit)
+            hooks = [self._stream_hook(rescaling, frame, hvit) for rescaling, frame in self._stream_frames(hvit)]
         if self.config.variant == "residual*":
             hooks += self._dropping_hooks(hvit)
         return hooks
@@ -178,7 +180,30 @@ class ResiDual(Adapter):
 
         return rescaling.units[0].direct_hook_name, edit
 
-    def _stream_hooks(self, hvit: HookedViT) -> list[Hook]:
+    def stream_maps(self, hvit: HookedViT) -> Mapping[str, AffineMap]:
+        """What `attached(hvit, path="stream")` does to each unit's term in the stream (see `Rescaling.stream_map`).
+
+        Returns:
+            By unit name, float64, for λ as they are; each is made when it is asked for.
+
+        Raises:
+            InputError: "residual*", which also drops units from the embedding alone, or bases with center="uniform".
+            MismatchError: the adapter does not belong to this model.
+        """
+        if self.config.variant == "residual*":
+            raise InputError(
+                "'residual*' takes MLPs, embed and bias out of the embedding while they stay in the stream, which is "
+                "no edit of the stream. Make the ResiDual with variant='residual', or attach this one as hooks."
+            )
+        self._check_fits(hvit)
+        scales, keep_mean = self.scales.detach(), self.config.keep_mean
+        makers = {}
+        for rescaling, frame in self._stream_frames(hvit):
+            for row, unit in enumerate(rescaling.units):
+                makers[unit.name] = partial(rescaling.stream_map, row, frame, scales, keep_mean=keep_mean)
+        return AffineMaps(makers)
+
+    def _stream_frames(self, hvit: HookedViT) -> list[tuple[Rescaling, Frame]]:
         if self.config.center != "own":
             raise InputError(
                 "The stream path needs bases with center='own': a 'uniform' contribution includes a share of the final "
@@ -187,11 +212,7 @@ class ResiDual(Adapter):
         to_embedding = hvit.direct_map()
         # Directions that float32 weights hardly reach are left alone instead of being blown up.
         from_embedding = torch.linalg.pinv(to_embedding, rtol=1e-6)
-        hooks = []
-        for rescaling in self._rescalings:
-            frame = rescaling.stream_frame(to_embedding, from_embedding, self.config.scale)
-            hooks.append(self._stream_hook(rescaling, frame, hvit))
-        return hooks
+        return [(r, r.stream_frame(to_embedding, from_embedding, self.config.scale)) for r in self._rescalings]
 
     def _stream_hook(self, rescaling: Rescaling, frame: Frame, hvit: HookedViT) -> Hook:
         unit = rescaling.units[0]
@@ -259,7 +280,7 @@ class ResiDual(Adapter):
         if config.fingerprint != actual:
             raise MismatchError(
                 f"{made_for} with other weights (fingerprint {config.fingerprint[:12]}…, this {hvit.cfg.model_name} "
-                f"has {actual[:12]}…; a cast to another dtype counts). {remedy}"
+                f"has {actual[:12]}…; a cast to another dtype counts, and so does bake). {remedy}"
             )
 
 
