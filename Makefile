@@ -27,6 +27,7 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python scripts/benchmark.py
 	$(BIN)/python scripts/benchmark_spectra.py
+	$(BIN)/python scripts/benchmark_pursuit.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -207,6 +207,68 @@ def encode_data(
         )
 
 
+def describe_units(
+    store: Path,
+    dictionary: str,
+    out: Path,
+    *,
+    units: tuple[str, ...] = ("heads",),
+    model: str | None = None,
+    n_atoms: int = 20,
+    n_null: int = 39,
+    seed: int = 0,
+    cache: Path | None = None,
+    markdown: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Describe units in words: the texts that explain most of what each writes, and whether chance would do as well.
+
+    In a shell:
+        residual-lens describe --store digits.h5 --dictionary attributes --out descriptions.json
+        residual-lens describe --store imagenet.h5 --dictionary words:3500 --units heads mlps --out words.json
+        residual-lens describe --store imagenet.h5 --dictionary descriptions.txt --units L11 --out L11.json
+
+    Args:
+        store: a file that `residual-lens encode` wrote.
+        dictionary: words:N (the N most frequent English ones), imagenet (its classes in 80 templates), attributes (all
+            that attribute-clip knows), a text file with one description a line, or a .safetensors of Dictionary.save.
+        out: the JSON file to write.
+        units: heads, mlps, layers like L3, units' names, or all.
+        model: what encodes the texts, where the store's own name for its model does not find it; the same model.
+        n_atoms: texts a unit.
+        n_null: random dictionaries that labels are compared with.
+        seed: of these.
+        cache: folder of embeddings made before; ~/.cache/residual_lens/dictionaries by default.
+        markdown: write the table to this file as well.
+        device: where texts are encoded.
+    """
+    import torch
+
+    from residual_lens.activations import Store
+    from residual_lens.descriptions import describe
+    from residual_lens.hooked import HookedViT
+    from residual_lens.report import descriptions_markdown, descriptions_table
+    from residual_lens.text import CACHE, Dictionary, open_dictionary
+
+    waiting = Console(stderr=True).is_terminal
+    with Store(store) as opened:
+        made = opened.provenance
+        if dictionary.endswith(".safetensors"):
+            atoms = Dictionary.load(dictionary)
+        else:
+            dtype = getattr(torch, made.model_dtype.removeprefix("torch."))
+            hvit = HookedViT.from_pretrained(model or made.model, center=made.center, device=device, dtype=dtype)
+            opened.require_model(hvit)
+            atoms = open_dictionary(hvit, dictionary, cache=cache or CACHE, progress=waiting)
+        found = describe(opened, atoms, units, n_atoms, n_null=n_null, seed=seed, progress=waiting)
+    found.save(out)
+    if markdown is not None:
+        markdown.write_text(descriptions_markdown(found), encoding="utf-8")
+    console = Console()
+    # In a pipe or file labels stay on one line.
+    (console if console.is_terminal else Console(width=160)).print(descriptions_table(found))
+
+
 def check_store(store: Annotated[Path, tyro.conf.Positional]) -> None:
     """Read a store whole and compare it with its checksums.
 
@@ -238,6 +300,7 @@ def main() -> None:
                 "hooks": hook_points,
                 "encode": encode_data,
                 "check": check_store,
+                "describe": describe_units,
             },
             description="Take a vision transformer apart: heads and MLPs as hooks, their spectra, ResiDual on top.",
         )

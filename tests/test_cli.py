@@ -32,7 +32,7 @@ def run(monkeypatch, capsys):
     return run_command
 
 
-@pytest.mark.parametrize("subcommand", ["demo", "tasks", "models", "hooks", "encode", "check"])
+@pytest.mark.parametrize("subcommand", ["demo", "tasks", "models", "hooks", "encode", "check", "describe"])
 def test_help_of_every_subcommand_has_an_example(run, subcommand):
     code, out, _ = run(subcommand, "--help")
     assert code == 0
@@ -43,7 +43,7 @@ def test_help_of_every_subcommand_has_an_example(run, subcommand):
 def test_help_lists_every_subcommand_with_what_it_does(run):
     code, out, _ = run("--help")
     assert code == 0
-    for word in ("demo", "tasks", "models", "hooks", "encode", "check"):
+    for word in ("demo", "tasks", "models", "hooks", "encode", "check", "describe"):
         assert word in out
     for word in ("Decompose, analyse and adapt", "List the tasks", "List the models", "List a model's hook"):
         assert word in out

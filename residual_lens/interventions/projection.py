@@ -59,9 +59,9 @@ def project_out(
     Example:
         >>> hvit = HookedViT.from_pretrained("attribute-clip")
         >>> images = torch.rand(8, 3, *hvit.cfg.image_size, generator=torch.Generator().manual_seed(0))
-        >>> with project_out(hvit, "heads", ["a red circle", "a blue circle"]):
+        >>> with project_out(hvit, "heads", ["a red star", "a blue star"]):
         ...     heads = hvit.decompose(images).select("heads")
-        >>> red = hvit.encode_text(["a red circle"])[0]
+        >>> red = hvit.encode_text(["a red star"])[0]
         >>> bool((heads @ red).abs().max() < 1e-5)
         True
     """

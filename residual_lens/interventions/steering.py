@@ -52,12 +52,12 @@ def steer(
     Example:
         >>> hvit = HookedViT.from_pretrained("attribute-clip")
         >>> images = torch.rand(8, 3, *hvit.cfg.image_size, generator=torch.Generator().manual_seed(0))
-        >>> red, before = hvit.encode_text(["a red circle"])[0], hvit(images)
-        >>> with steer(hvit, "L4H4", "a red circle", 5.0):
+        >>> red, before = hvit.encode_text(["a red star"])[0], hvit(images)
+        >>> with steer(hvit, "L4H4", "a red star", 5.0):
         ...     steered = hvit(images)
         >>> torch.allclose(steered, before + 5 * red, atol=1e-4)
         True
-        >>> with steer(hvit, "L4H4", "a red circle", 5.0, path="stream", reference=images):
+        >>> with steer(hvit, "L4H4", "a red star", 5.0, path="stream", reference=images):
         ...     steered = hvit(images)
     """
     checked, size = checked_path(path), checked_number(strength, "strength")

@@ -15,6 +15,7 @@ from residual_lens.spectral.dimension import (
 from residual_lens.spectral.moments import Moments
 from residual_lens.spectral.neighbours import two_nearest
 from residual_lens.spectral.pca import StreamingPCA
+from residual_lens.spectral.pursuit import Pursuit, omp, somp, text_span
 from residual_lens.spectral.similarity import pairwise_spectral_cosine, spectral_cosine
 from residual_lens.spectral.similarity_baselines import (
     correlation,
@@ -33,6 +34,7 @@ __all__ = [
     "LinearDimension",
     "Moments",
     "ParticipationRatio",
+    "Pursuit",
     "StreamingPCA",
     "TwoNN",
     "TwoNNResult",
@@ -41,11 +43,14 @@ __all__ = [
     "linear_cka",
     "linear_dimension",
     "mean_cosine",
+    "omp",
     "pairwise_spectral_cosine",
     "participation_ratio",
     "principal_angles",
     "relative_cosine",
+    "somp",
     "spectral_cosine",
+    "text_span",
     "two_nearest",
     "two_nn",
     "two_nn_scaling",

@@ -1,15 +1,15 @@
 """Zero-shot classification: class names → prompts → unit-norm class embeddings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from beartype import beartype
 from jaxtyping import Float, Int, jaxtyped
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from residual_lens.errors import InputError
+from residual_lens.text.prompts import EncodeText, ensemble, fill
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +17,7 @@ class ZeroShotClassifier:
     """Cosine to class embeddings, times the model's logit scale.
 
     Example:
+        >>> import torch
         >>> classifier = ZeroShotClassifier(torch.eye(3), ("red", "green", "blue"), logit_scale=100.0)
         >>> classifier.accuracy(torch.tensor([[5.0, 1.0, 0.0], [0.0, 0.0, 2.0]]), torch.tensor([0, 1]))
         0.5
@@ -54,9 +55,8 @@ class ZeroShotClassifier:
 
 
 @jaxtyped(typechecker=beartype)
-@torch.no_grad()
 def zero_shot_classifier(
-    encode_text: Callable[[Sequence[str]], Float[Tensor, "text d_out"]],
+    encode_text: EncodeText,
     classes: Sequence[str],
     *,
     templates: Sequence[str] = ("a photo of a {}.",),
@@ -77,8 +77,4 @@ def zero_shot_classifier(
     """
     if isinstance(classes, str) or len(classes) < 2 or len(set(classes)) != len(classes):
         raise InputError(f"classes must be at least two different names, got {classes!r}.")
-    if isinstance(templates, str) or not templates or any(template.count("{}") != 1 for template in templates):
-        raise InputError(f"templates must be a list of texts with one '{{}}' each, got {templates!r}.")
-    embeddings = [encode_text([template.replace("{}", name) for template in templates]) for name in classes]
-    weights = normalize(torch.stack([embedding.mean(dim=0) for embedding in embeddings]), dim=-1)
-    return ZeroShotClassifier(weights, tuple(classes), logit_scale)
+    return ZeroShotClassifier(ensemble(encode_text, fill(templates, classes)), tuple(classes), logit_scale)

@@ -113,12 +113,12 @@ def test_texts_and_classes_are_directions():
         normalize(hvit.encode_text([t.format(c) for t in templates]).mean(dim=0), dim=0) for c in ("red", "blue")
     )
     for direction, expected in (
-        ("a red circle", hvit.encode_text(["a red circle"])[0]),
+        ("a red star", hvit.encode_text(["a red star"])[0]),
         (Difference("red", "blue", templates), normalize(red - blue, dim=0)),
     ):
         with steer(hvit, "L4H4", direction, 3):
             assert_close(hvit(images) - before, (3 * expected).expand(3, -1), 10 * FLOAT32_TOL)
-    assert "steering by 3 towards 'a red circle'" in repr(steer(hvit, "L4H4", "a red circle", 3.0))
+    assert "steering by 3 towards 'a red star'" in repr(steer(hvit, "L4H4", "a red star", 3.0))
     with pytest.raises(InputError, match="at least two different names"):
         steer(hvit, "L4H4", Difference("red", "red"), 3.0)
 

@@ -10,6 +10,7 @@ from residual_lens.data.attribute_world.captions import (
 from residual_lens.data.attribute_world.render import render
 from residual_lens.data.attribute_world.scenes import ABSENT, Scenes, sample_scenes
 from residual_lens.data.attribute_world.shifts import SHIFTS
+from residual_lens.data.attribute_world.shortcut import SHORTCUT, sample_shortcut
 from residual_lens.data.attribute_world.vocabulary import ATTRIBUTES, UNDER_NAMED
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ATTRIBUTES",
     "NAMING_RATES",
     "SHIFTS",
+    "SHORTCUT",
     "TEMPLATES",
     "UNDER_NAMED",
     "Captions",
@@ -24,5 +26,6 @@ __all__ = [
     "caption_vocabulary",
     "render",
     "sample_scenes",
+    "sample_shortcut",
     "write_captions",
 ]
