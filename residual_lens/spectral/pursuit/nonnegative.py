@@ -18,8 +18,8 @@ BLOCK = 1024
 def nonnegative_somp(samples: Samples, atoms: Atoms, n_picks: int, dtype: torch.dtype) -> Pursuit:
     """`somp` by positive correlations, with non-negative weights: residuals are not orthogonal to the picked atoms.
 
-    What is left of a sample, `r_n = x_n − Σ_s w_ns d_s`, is held as its coordinates and its weights. All atoms are looked
-    at for each pick, one block after the other.
+    What is left of a sample, `r_n = x_n − Σ_s w_ns d_s`, is held as its coordinates and its weights. All atoms are
+    looked at for each pick, one block after the other.
     """
     data = torch.cat(list(samples.exact()))
     norms = torch.linalg.vector_norm(data, dim=1)
