@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from residual_lens.selection import UnitScores, layer_matched, unit_scores
     from residual_lens.spectral import Pursuit, StreamingPCA, omp, somp, text_span
+    from residual_lens.subsets import subset_predictions
     from residual_lens.text import Dictionary, ZeroShotClassifier, open_dictionary, zero_shot_classifier
     from residual_lens.training import (
         CachedSamples,
@@ -73,6 +74,7 @@ _HOMES = {
     ),
     "selection": ("UnitScores", "layer_matched", "unit_scores"),
     "spectral": ("Pursuit", "StreamingPCA", "omp", "somp", "text_span"),
+    "subsets": ("subset_predictions",),
     "text": ("Dictionary", "ZeroShotClassifier", "open_dictionary", "zero_shot_classifier"),
     "training": (
         "CachedSamples",
@@ -140,6 +142,7 @@ __all__ = [
     "scale",
     "somp",
     "steer",
+    "subset_predictions",
     "task_names",
     "text_span",
     "train_adapter",

@@ -35,13 +35,11 @@ from residual_lens.report.selection import selection_figure
 from residual_lens.selection import unit_scores
 from residual_lens.spectral import somp
 from residual_lens.subsets import DROPPED, subset_predictions
-from residual_lens.text import Dictionary, templates
+from residual_lens.text import Dictionary, open_dictionary, templates
 from residual_lens.units import Units
 
 N_TEXTS = 5
 """Of a description."""
-N_WORDS = 10_000
-"""Words that heads are described with, unless others are given."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,9 @@ class Config(Study):
     templates: tuple[str, ...] = ()
     """Prompts with one `{}` each, or "imagenet" or "imagenet-simple"; by default the attribute world's own for what it
     draws and for digits, "a photo of a {}." for all else."""
-    texts: Path | None = None
-    """Descriptions for heads, one a line; by default the attribute world's words for `attribute-clip`, and the most
-    frequent English words for others."""
+    dictionary: str | None = None
+    """What heads are described with, as for `residual-lens describe`; by default "attributes" for `attribute-clip`, and
+    "words:10000" for others."""
     seeds: int = 10
     """Random orders of the heads."""
     out: Path = Path("studies/unit-selection")
@@ -76,9 +74,8 @@ class Config(Study):
 
     def settings(self) -> dict[str, Any]:
         """What results depend on, beyond model and data set."""
-        texts = str(self.texts) if self.texts else None
-        own = {"test_split": self.test_split, "templates": self.templates, "texts": texts, "seeds": self.seeds}
-        return super().settings() | own
+        own = {"test_split": self.test_split, "templates": self.templates, "dictionary": self.dictionary}
+        return super().settings() | own | {"seeds": self.seeds}
 
 
 class Runs:
@@ -98,11 +95,8 @@ class Runs:
     @cached_property
     def dictionary(self) -> Dictionary:
         """What heads are described with."""
-        if self._config.texts:
-            return Dictionary.from_file(self.hvit, self._config.texts)
-        if self.model == "attribute-clip":
-            return Dictionary.of_attributes(self.hvit)
-        return Dictionary.of_words(self.hvit, N_WORDS)
+        by_default = "attributes" if self.model == "attribute-clip" else "words:10000"
+        return open_dictionary(self.hvit, self._config.dictionary or by_default)
 
     @cached_property
     def classes(self) -> dict[str, tuple[str, ...]]:

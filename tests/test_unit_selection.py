@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import tyro
@@ -19,7 +19,6 @@ from residual_lens.text import Dictionary
 from residual_lens.units import Units
 from tests.reference.subsets import naive_subset_accuracies
 
-DATA = ("digits", "attributes:colour@sketch")
 LIMIT, SEEDS = 24, 2
 
 
@@ -42,7 +41,7 @@ def surroundings(tmp_path_factory) -> Iterator[None]:
 
 
 def config(script: ModuleType, folder: Path, **arguments):
-    settings = {"data": DATA, "limit": LIMIT, "seeds": SEEDS, "stores": folder / "stores", "device": "cpu"}
+    settings = {"data": ("digits",), "limit": LIMIT, "seeds": SEEDS, "stores": folder / "stores", "device": "cpu"}
     return script.Config(**(settings | {"out": folder / "out"} | arguments))
 
 
@@ -58,9 +57,8 @@ def finished(script, folder) -> Path:
     return folder / "out"
 
 
-def results(out: Path, data: str = "digits") -> dict:
-    name = data.replace(":", "-")
-    return json.loads((out / f"attribute-clip--{name}.json").read_text(encoding="utf-8"))["results"]
+def results(out: Path) -> dict:
+    return json.loads((out / "attribute-clip--digits.json").read_text(encoding="utf-8"))["results"]
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +73,20 @@ def opened(finished, folder):
 
 def test_files_and_settings(finished):
     names = {f"attribute-clip{name}.{suffix}" for name in ("", "--layers") for suffix in ("png", "pdf")}
-    names |= {"attribute-clip--digits.json", "attribute-clip--attributes-colour@sketch.json"}
-    assert {path.name for path in finished.iterdir()} == names
+    assert {path.name for path in finished.iterdir()} == {*names, "attribute-clip--digits.json"}
     settings = json.loads((finished / "attribute-clip--digits.json").read_text(encoding="utf-8"))["settings"]
     asked = {"model": "attribute-clip", "data": "digits", "split": "train", "test_split": "test", "limit": LIMIT}
-    assert settings == asked | {"seed": 42, "templates": [], "texts": None, "seeds": SEEDS}
-    assert results(finished, DATA[1])["about"]["classes"] == list(ATTRIBUTES["colour"])
+    assert settings == asked | {"seed": 42, "templates": [], "dictionary": None, "seeds": SEEDS}
+    assert results(finished)["about"]["classes"] == list(ATTRIBUTES["digit"])
 
 
-def test_the_mean_is_taken_off_all_units(finished, opened):
+def test_the_mean_of_the_training_split_is_taken_off_all_units(script, finished, opened):
     train, test, classifier, _ = opened
     moved = test.embeddings().double() - train.embeddings().double().mean(dim=0)
     assert results(finished)["centred"] == round(classifier.accuracy(moved, test.labels) * len(test))
+    # A mean that points far away from one class: without it every image is of that class.
+    far = SimpleNamespace(embeddings=lambda: -100 * classifier.weights[3].expand(2, -1))
+    assert script.correct_less_mean(test, classifier, far) == int((test.labels == 3).sum()) > 0
 
 
 @pytest.mark.parametrize("how", ["zero", "mean"])
@@ -127,9 +127,10 @@ def test_the_best_tenth_is_described_by_somp_together_and_head_by_head(finished,
         assert list(texts.values()) == pytest.approx(expected.explained_variance.tolist(), rel=1e-4)
 
 
-def test_tables_show_every_data_set_and_score(script, finished, folder, capsys):
-    script.main(config(script, folder))
-    found = results(finished)
+def test_tables_show_every_data_set_and_score_and_averages(script, finished, capsys):
+    found, other = results(finished), results(finished)
+    other["mean"]["output, 4"] = found["mean"]["output, 4"] + 6
+    script.print_tables("tiny", {"digits": found, "others": other})
     lines = capsys.readouterr().out.splitlines()
     accuracies = [f"{100 * found['zero'][f'task, {n}'] / LIMIT:.1f}" for n in (1, 2, 4, 9, 18, 27, 36)]
     assert f"| digits | task | {' | '.join(accuracies)} |" in lines
@@ -139,11 +140,9 @@ def test_tables_show_every_data_set_and_score(script, finished, folder, capsys):
         for name in ("task, 36", "others", "MLPs")
     ]
     assert f"| digits | {LIMIT} | {' | '.join(cells)} |" in lines
-    assert sum(line.startswith(f"| {DATA[1]} | ") for line in lines) == 2 * 5 + 1 + 4
-    other = results(finished, DATA[1])
-    average = 50 * (found["mean"]["output, 4"] + other["mean"]["output, 4"]) / LIMIT
-    rows = [line for line in lines if line.startswith("| average | output | ")]
-    assert rows[1].split(" | ")[4] == f"{average:.1f}"
+    assert sum(line.startswith("| others | ") for line in lines) == 2 * 5 + 1 + 4
+    averages = [line for line in lines if line.startswith("| average | output | ")]
+    assert averages[1].split(" | ")[4] == f"{100 * (found['mean']['output, 4'] + 3) / LIMIT:.1f}"
 
 
 def test_a_finished_study_loads_no_model_and_computes_nothing(script, finished, folder, monkeypatch):
@@ -158,7 +157,7 @@ def test_a_finished_study_loads_no_model_and_computes_nothing(script, finished, 
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(script, finished, folder, tmp_path, monkeypatch):
-    again, found = config(script, folder, data=("digits",), out=tmp_path / "out"), results(finished)
+    again, found = config(script, folder, out=tmp_path / "out"), results(finished)
     calls = []
     # What was found before, so that this takes no time.
     answers = {
@@ -192,7 +191,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(script, finished, folder, t
 
 
 @pytest.mark.parametrize(
-    "change", [{"limit": 30}, {"seeds": 3}, {"test_split": "validation"}, {"texts": Path("a.txt")}]
+    "change", [{"limit": 30}, {"seeds": 3}, {"test_split": "validation"}, {"dictionary": "words:9"}]
 )
 def test_other_settings_in_the_same_folder_are_refused(change, script, finished, folder, monkeypatch):
     monkeypatch.setattr(HookedViT, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
@@ -265,5 +264,5 @@ def test_help_names_every_option(script, capsys):
     with pytest.raises(SystemExit, match="0"):
         tyro.cli(script.Config, args=["--help"])
     printed = capsys.readouterr().out
-    options = ["--models", "--data", "--templates", "--texts", "--seeds", "--test-split", "--stores", "--out"]
+    options = ["--models", "--data", "--templates", "--dictionary", "--seeds", "--test-split", "--stores", "--out"]
     assert [option for option in options if option not in printed] == []

@@ -4,6 +4,7 @@ from residual_lens.report.descriptions import descriptions_markdown, description
 from residual_lens.report.dimensions import dimensions_figure
 from residual_lens.report.figure import demo_figure
 from residual_lens.report.ground_truth import effect_figure, interval_figure
+from residual_lens.report.selection import selection_figure
 from residual_lens.report.similarity import similarity_figure
 from residual_lens.report.table import results_table
 
@@ -15,5 +16,6 @@ __all__ = [
     "effect_figure",
     "interval_figure",
     "results_table",
+    "selection_figure",
     "similarity_figure",
 ]

@@ -12,7 +12,7 @@ from residual_lens.spectral.pursuit.dictionary import Atoms
 from residual_lens.spectral.pursuit.samples import Samples
 
 # Atoms that guesses are taken from; their products with the samples are held, and take no more than the samples do.
-FEWEST, MOST = 64, 256
+FEWEST, MOST = 64, 512
 # Atoms and rows that are multiplied at once, and taken through all stages while in cache.
 BLOCK, ROWS = 256, 1024
 

@@ -29,7 +29,7 @@ class Bounds:
     def __init__(self, samples: Samples, atoms: Atoms) -> None:
         self._samples = samples
         self._scatter, self._slack = samples.scatter()
-        self._whole = atoms.given.to(samples.rows.dtype)
+        self._whole = atoms.given.to(self._scatter.dtype)
         self._seen = self._whole if atoms.frame is None else self._whole @ atoms.frame.to(self._whole).mT
         products = [(part @ self._scatter).mul_(part).sum(dim=1) for part in self._seen.split(BLOCK)]
         # p_jᵀ S p_j, and what it is updated with: ⟨d_j, q⟩ for every picked direction.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,9 @@ from torch import Tensor
 ROWS = 4096
 # Rows that are in float64 at once: they stay in cache, too.
 EXACT_ROWS = 256
+# Dimensions that count as few: float64 costs next to nothing there, and a product with the samples not much more than
+# following a pick.
+FEW = 256
 # Products that are summed in working precision before float64 takes over.
 SUMMED = 512
 
@@ -26,7 +30,7 @@ class Samples:
     """
 
     def __init__(self, x: Float[Tensor, "sample rank"], *, center: bool, positive: bool = False) -> None:
-        self._x, self._folded = x, torch.relu if positive else torch.abs
+        self._x, self._folded = x, partial(torch.clamp_min, min=0.0) if positive else torch.abs
         self.mean = x.new_zeros(x.shape[1], dtype=torch.float64)
         if center:
             self.mean = torch.stack([rows.sum(dim=0, dtype=torch.float64) for rows in x.split(ROWS)]).sum(dim=0) / len(
@@ -39,7 +43,6 @@ class Samples:
             rows.copy_(centred)
         self.given = float(torch.linalg.vector_norm(x, dim=1).sum(dtype=torch.float64)) / self.scale
         norms = torch.linalg.vector_norm(self.rows, dim=1).double()
-        self._unit = torch.finfo(self.rows.dtype).eps / 2
         self._length = float(norms.sum())
         self._energy = float(norms.square().sum())
 
@@ -59,9 +62,10 @@ class Samples:
 
     def summed(self, products: Float[Tensor, "row atom"]) -> Float[Tensor, "atom"]:
         """`Σ |·|` over rows (`Σ max(·, 0)` where only positive products count), float64."""
-        return torch.stack([self._folded(part).sum(dim=0) for part in products.split(SUMMED)]).sum(
-            dim=0, dtype=torch.float64
-        )
+        # One place for all magnitudes: fresh memory would cost as much as the sums.
+        room = torch.empty_like(products[:SUMMED])
+        parts = [self._folded(part, out=room[: len(part)]).sum(dim=0) for part in products.split(SUMMED)]
+        return torch.stack(parts).sum(dim=0, dtype=torch.float64)
 
     def slack(
         self, scores: Float[Tensor, "atom"], lengths: Float[Tensor, "atom"], updates: int = 0
@@ -83,13 +87,18 @@ class Samples:
         return torch.stack([self._folded(rows @ directions.mT).sum(dim=0) for rows in self.exact()]).sum(dim=0)
 
     def scatter(self) -> tuple[Float[Tensor, "rank rank"], float]:
-        """`S = Σ_n x_n x_nᵀ` in working precision, and how far products `pᵀ S q` of unit vectors may be off."""
+        """`S = Σ_n x_n x_nᵀ`, and how far products `pᵀ S q` of unit vectors may be off.
+
+        In float64 where samples have few dimensions: bounds are sharper then, and that costs next to nothing.
+        """
+        dtype = torch.float64 if len(self.mean) <= FEW else self.rows.dtype
         scatter = self.mean.new_zeros(len(self.mean), len(self.mean))
         for rows in self.rows.split(ROWS // 4):
+            rows = rows.to(dtype)
             scatter += rows.mT @ rows
-        # Products of rows, of their sum with a vector, of that with another.
-        worst = 4 * self.gamma(ROWS // 4 + 2 * len(self.mean))
-        return scatter.to(self.rows.dtype), worst * self._energy
+        # Products of rows, of their sum with a vector, of that with another; and rounding of the rows themselves.
+        worst = 4 * self.gamma(ROWS // 4 + 2 * len(self.mean), dtype) + 2 * self.gamma(1)
+        return scatter.to(dtype), worst * self._energy
 
     def exact_scatter(self) -> Float[Tensor, "rank rank"]:
         """The same in float64."""
@@ -106,9 +115,10 @@ class Samples:
         coordinates, norms = zip(*parts, strict=True)
         return torch.cat(coordinates), torch.cat(norms)
 
-    def gamma(self, terms: int) -> float:
-        """`γ_m` of the working precision: how far a product of `m` terms may be off, relative to the factors' norms."""
-        return terms * self._unit / (1 - terms * self._unit)
+    def gamma(self, terms: int, dtype: torch.dtype | None = None) -> float:
+        """`γ_m`, of working precision or another: how far a product of `m` terms may be off, relative to norms."""
+        unit = torch.finfo(dtype or self.rows.dtype).eps / 2
+        return terms * unit / (1 - terms * unit)
 
 
 def working_precision(device: torch.device) -> torch.dtype:

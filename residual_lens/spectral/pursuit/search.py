@@ -10,10 +10,10 @@ from torch import Tensor
 from residual_lens.spectral.pursuit.ahead import Stage, look_ahead
 from residual_lens.spectral.pursuit.bounds import Bounds
 from residual_lens.spectral.pursuit.dictionary import Atoms
-from residual_lens.spectral.pursuit.samples import Samples
+from residual_lens.spectral.pursuit.samples import FEW, Samples
 
 # Atoms looked at together: few at first, since the best often is among them.
-FIRST_BLOCK, LARGEST_BLOCK = 16, 256
+FIRST_BLOCK, LARGEST_BLOCK = 32, 128
 # Where a pick takes a look at more atoms than this, the next picks are looked for together.
 MANY = 512
 # Scores this close, relative to the best, are equal up to rounding of float64: the lowest index is picked.
@@ -49,7 +49,7 @@ class Search:
             self._reach = 2.0
         stage = self._ahead.pop(0) if self._ahead else self._look_around()
         self._bounds.tighten(stage.atoms, stage.scores, stage.slack)
-        self._many = len(stage.atoms) > MANY
+        self._many = len(stage.atoms) > MANY and len(self._samples.mean) > FEW
         atom = decided(self._samples, stage, self._atoms.factors, self._nothing, self._atoms.left_of)
         if atom is None:
             return False
