@@ -37,7 +37,7 @@ from residual_lens.selection import UnitScores, unit_scores
 PATHS = ("direct", "stream")
 WAYS = ("mean", "resample")
 LABELS = ("output", "task", "supervised", "concepts")
-"""Scores of `unit_scores`; "output" knows no attribute and shows what the size of a head alone tells."""
+"""Scores of `unit_scores`; "output" knows no attribute, and shows how far one gets without."""
 EFFECT = "contrast"
 SCORES = (*LABELS, EFFECT)
 FIRST_SEED = 2**42

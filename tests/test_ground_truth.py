@@ -205,7 +205,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def study(scripts, monkeypatch) -> ModuleType:
-    """The script with few attributes and conditions, no figures, and in the stream what costs nothing."""
+    """The script with few attributes, figures that are not drawn, and in the stream what costs nothing."""
     import ground_truth
     import scene_world
     import selectivity as analysis

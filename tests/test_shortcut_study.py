@@ -213,7 +213,7 @@ def config(study: ModuleType, folder: Path, **changes):
 
 
 def test_a_finished_study_loads_no_model_and_says_the_same(study, folder, monkeypatch, capsys):
-    monkeypatch.setattr(study, "BY", ("supervised", "concepts"))
+    monkeypatch.setattr(study, "BY", ("supervised",))
     study.main(config(study, folder))
     printed, before = capsys.readouterr().out, (folder / "out" / "shortcut.json").read_bytes()
     found = json.loads(before)["results"][study.PLAIN]
@@ -221,7 +221,7 @@ def test_a_finished_study_loads_no_model_and_says_the_same(study, folder, monkey
         f"{by}, heads by {how}" for by in ("probe", "refitted") for how in study.BY
     ]
     assert found["zero-shot, nothing trained"]["average"][0] > 95
-    assert sum(line.startswith(("| probe", "| refitted")) for line in printed.splitlines()) == 10
+    assert sum(line.startswith(("| probe", "| refitted")) for line in printed.splitlines()) == 8
     monkeypatch.setattr(HookedViT, "from_pretrained", lambda *_, **__: pytest.fail("the model is not needed"))
     study.main(config(study, folder))
     assert (folder / "out" / "shortcut.json").read_bytes() == before
