@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Column, Table
 
-from residual_lens.errors import ResidualLensError
+from residual_lens.errors import InputError, ResidualLensError
 
 
 def demo(out: Path = Path("demo"), seed: int = 0, tasks: tuple[str, ...] = ()) -> None:
@@ -246,13 +246,23 @@ def describe_units(
 
     from residual_lens.activations import Store
     from residual_lens.descriptions import describe
+    from residual_lens.files import write_atomically
     from residual_lens.hooked import HookedViT
     from residual_lens.report import descriptions_markdown, descriptions_table
     from residual_lens.text import CACHE, Dictionary, open_dictionary
 
+    written = [path for path in (out, markdown) if path is not None]
+    for path in written:
+        # A store that took a day must not be replaced by a table.
+        if path.is_dir() or path.resolve() in (store.resolve(), Path(dictionary).resolve()):
+            raise InputError(f"{path} is a folder or one of the inputs: give another file to write.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if len({path.resolve() for path in written}) < len(written):
+        raise InputError(f"--out and --markdown are both {out}: give two files.")
     waiting = Console(stderr=True).is_terminal
     with Store(store) as opened:
         made = opened.provenance
+        opened.units.select(units)
         if dictionary.endswith(".safetensors"):
             atoms = Dictionary.load(dictionary)
         else:
@@ -263,7 +273,7 @@ def describe_units(
         found = describe(opened, atoms, units, n_atoms, n_null=n_null, seed=seed, progress=waiting)
     found.save(out)
     if markdown is not None:
-        markdown.write_text(descriptions_markdown(found), encoding="utf-8")
+        write_atomically(markdown, descriptions_markdown(found).encode())
     console = Console()
     # In a pipe or file labels stay on one line.
     (console if console.is_terminal else Console(width=160)).print(descriptions_table(found))

@@ -25,6 +25,8 @@ FORMAT_VERSION = 1
 LABEL = 5
 """So many first texts are a unit's label: what people read, and what is compared with chance."""
 SIGNIFICANT = 0.05
+TIE_TOL = 1e-6
+"""Shares of variance and cosines this close are equal: few texts span the same whatever their mirror image."""
 """Chance does as well as the dictionary in at most this share of draws, for a label to mean something."""
 
 
@@ -45,7 +47,8 @@ class AgainstChance:
     def of(cls, score: float, random: Sequence[float]) -> "AgainstChance":
         """The score among those of at least two random dictionaries."""
         draws = torch.tensor(random, dtype=torch.float64)
-        reached = sum(draw >= score for draw in random)
+        # Draws that differ by rounding alone have reached it.
+        reached = sum(draw >= score - TIE_TOL for draw in random)
         return cls(score, float(draws.mean()), float(draws.std()), (1 + reached) / (1 + len(random)))
 
 

@@ -118,3 +118,17 @@ def test_help_has_examples(run):
     code, out, _ = run("--help")
     assert code == 0
     assert "residual-lens describe --store digits.h5 --dictionary attributes" in out
+
+
+def test_inputs_are_not_written_over_and_bad_names_are_told_of_at_once(run, store, tmp_path):
+    before = store.read_bytes()
+    code, _, err = run("--store", store, "--dictionary", "attributes", "--out", store)
+    assert code == 2
+    assert "one of the inputs" in err
+    assert store.read_bytes() == before
+    code, _, err = run("--store", store, "--dictionary", "attributes", "--out", tmp_path)
+    assert code == 2
+    assert "is a folder" in err
+    code, _, err = run("--store", store, "--dictionary", "none.txt", "--units", "L99", "--out", tmp_path / "a.json")
+    assert code == 2
+    assert "no unit 'L99'" in err

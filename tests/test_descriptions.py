@@ -274,3 +274,16 @@ def test_progress_is_shown_when_asked_for(store, words, capfd):
     assert "describing: 100%" in capfd.readouterr().err
     describe(store, words, "L0H0", 2, n_null=19)
     assert capfd.readouterr().err == ""
+
+
+def test_a_dictionary_of_few_texts_spans_the_same_whatever_its_mirror_image(store, words):
+    few = words.select(ATTRIBUTES["size"])
+    for description in describe(store, few, "L5"):
+        assert description.fit.p == 1
+        assert not description.means_something
+
+
+def test_all_is_all_but_bias_in_a_list_too(store, words):
+    assert [d.unit for d in describe(store, words, ["L5H0", "all"], 2, n_null=19)] == [
+        unit for unit in store.units.names if unit != "bias"
+    ]

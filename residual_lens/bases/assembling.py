@@ -19,7 +19,8 @@ def analysed_units(units: Units, which: str | Iterable[str]) -> tuple[Unit, ...]
     Raises:
         InputError: none, unknown ones, or `bias` by name.
     """
-    chosen = tuple(unit for unit in units.select(which) if which != "all" or unit.kind != "bias")
+    selectors = [which] if isinstance(which, str) else list(which)
+    chosen = tuple(unit for unit in units.select(selectors) if unit.kind != "bias" or "bias" in selectors)
     if not chosen:
         raise InputError("No units were named: give 'heads', 'mlps', a layer like 'L3' or units' names.")
     if any(unit.kind == "bias" for unit in chosen):

@@ -15,7 +15,7 @@ from residual_lens.units import Unit
 def ablate(
     hvit: HookedViT,
     units: str | Iterable[str],
-    how: str = "zero",
+    how: str | None = None,
     *,
     reference: Reference | None = None,
     path: str = "direct",
@@ -36,7 +36,7 @@ def ablate(
     Args:
         hvit: the model.
         units: which units (`Units.select`).
-        how: `"zero"`, `"mean"` or `"resample"`.
+        how: `"zero"`, `"mean"` or `"resample"`; by default `"mean"` if there is a reference, and else `"zero"`.
         reference: for `"mean"` and `"resample"`: images (one normalised tensor, or an iterable of batches), which the
             model runs over at once, or a store of the model. For `"resample"` what the units gave for these images
             stays in memory; a store is read when the model runs, and serves the direct path only.
@@ -71,7 +71,7 @@ def ablate(
 def keep_only(
     hvit: HookedViT,
     units: str | Iterable[str],
-    how: str = "zero",
+    how: str | None = None,
     *,
     reference: Reference | None = None,
     path: str = "direct",
@@ -115,12 +115,13 @@ def keep_only(
 def _ablation(
     hvit: HookedViT,
     units: Sequence[Unit],
-    how: str,
+    how: str | None,
     reference: Reference | None,
     path: Path,
     by_position: bool,
     seed: int,
 ) -> Edit:
+    how = how or ("zero" if reference is None else "mean")
     if how not in ("zero", "mean", "resample"):
         raise InputError(f"how must be 'zero', 'mean' or 'resample', got {how!r}.")
     if how == "zero" or not units:

@@ -10,6 +10,7 @@ from residual_lens.bases import Bases
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.text import zero_shot_classifier
+from residual_lens.text.encoding import refuse_unknown_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class Difference:
     Example:
         >>> from residual_lens import HookedViT
         >>> hvit = HookedViT.from_pretrained("attribute-clip")
-        >>> Difference("red", "blue", templates=["a {} circle"]).vector(hvit).shape
+        >>> Difference("red", "blue", templates=["a {} star"]).vector(hvit).shape
         torch.Size([96])
     """
 
@@ -80,9 +81,10 @@ class Difference:
         """The difference, not normalised.
 
         Raises:
-            InputError: equal names, or templates without `{}`.
+            InputError: equal names, words that the model's tokenizer does not know, or templates without `{}`.
             UnsupportedModelError: the model has no text tower.
         """
+        refuse_unknown_words(hvit, {name: [name] for name in (self.towards, self.away)})
         towards, away = zero_shot_classifier(
             hvit.encode_text, [self.towards, self.away], templates=self.templates
         ).weights
@@ -97,11 +99,13 @@ def unit_vector(hvit: HookedViT, direction: Direction) -> Float[Tensor, "d_out"]
     """A direction of the embedding, of unit norm, in the dtype of contributions.
 
     Raises:
-        InputError: it has another shape, is zero or not finite, or see `Component` and `Difference`.
+        InputError: it has another shape, is zero or not finite, or has words that the model's tokenizer does not know;
+            or see `Component` and `Difference`.
         MismatchError: see `Component`.
         UnsupportedModelError: the model has no text tower.
     """
     if isinstance(direction, str):
+        refuse_unknown_words(hvit, {direction: [direction]})
         vector = hvit.encode_text([direction])[0]
     elif isinstance(direction, Component | Difference):
         vector = direction.vector(hvit)

@@ -235,6 +235,8 @@ def _accuracies(
 
 
 def _checked(vectors: Float[Tensor, "atom d"], what: str, d_out: int) -> Float[Tensor, "atom d"]:
+    if vectors.ndim != 2 or not vectors.is_floating_point():
+        raise InputError(f"The {what} must be floats [atom d_out], got {vectors.dtype} {list(vectors.shape)}.")
     if vectors.shape[1] != d_out:
         raise MismatchError(f"The {what} have {vectors.shape[1]} dimensions, the store's contributions {d_out}.")
     if not vectors.any() or not vectors.isfinite().all():

@@ -176,16 +176,20 @@ def for_each_unit(n_units: int, work: Callable[[int], Result]) -> list[Result]:
 
 def _in_threads(n_units: int, work: Callable[[int], Result], threads: int) -> list[Result]:
     with ThreadPoolExecutor(threads) as pool:
-        tasks = [pool.submit(_inside, work, unit) for unit in range(n_units)]
+        # Threads do not inherit what `torch.no_grad` and `torch.inference_mode` set.
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        tasks = [pool.submit(_inside, work, unit, *modes) for unit in range(n_units)]
         try:
             return [task.result() for task in tasks]
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _inside(work: Callable[[int], Result], unit: int) -> Result:
+def _inside(work: Callable[[int], Result], unit: int, grad: bool, inference: bool) -> Result:
     _INSIDE.a_pass = True
-    return work(unit)
+    # In this order: leaving inference mode switches gradients on.
+    with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+        return work(unit)
 
 
 def _checked(

@@ -55,7 +55,7 @@ def distinct_rows(x: Shaped[Tensor, "..."]) -> Int[Tensor, "kept"]:
 def _as_numbers(rows: Float[Tensor, "row feature"]) -> Float[np.ndarray, "row feature"]:
     """A copy in which equal numbers have equal bytes."""
     # Adding zero makes -0 and 0 the same. NumPy has no bfloat16, whose numbers float32 holds.
-    return (rows.to("cpu", torch.promote_types(rows.dtype, torch.float32)) + 0.0).numpy()
+    return (rows.to("cpu", torch.promote_types(rows.dtype, torch.float32)) + 0.0).contiguous().numpy()
 
 
 def _digests(rows: Float[np.ndarray, "row feature"]) -> UInt64[np.ndarray, "row"]:
@@ -133,7 +133,7 @@ class _Coordinates:
         lowest, highest = x.amin(dim=0), x.amax(dim=0)
         largest = float(torch.maximum(highest - self._mean, self._mean - lowest).max())
         # A power of two: dividing by it changes no digit.
-        self.scale = 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0
+        self.scale = 2.0 ** min(math.frexp(largest)[1], 1023) if largest > 0 else 1.0
         self._basis = self._find_basis()
 
     def __len__(self) -> int:

@@ -51,6 +51,7 @@ def read_dictionary(path: Path) -> tuple[tuple[str, ...], Float[Tensor, "atom d_
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{path} is no safetensors file, cut short or changed: {error}.") from error
+    header = header if isinstance(header, dict) else {}
     if header.get("format") != FORMAT_VERSION:
         raise InputError(
             f"{path} holds no {KIND} of format {FORMAT_VERSION}, which this version of residual_lens reads, but "

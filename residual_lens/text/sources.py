@@ -1,6 +1,7 @@
 """Where a dictionary's texts come from: a file, a list of frequent words, the attribute world."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +46,7 @@ def without_repeats(texts: Sequence[str], where: str) -> list[str]:
         raise InputError(f"{where}: expected a list of texts, none of them blank, got {_short(texts)}.")
     distinct = list(dict.fromkeys(texts))
     if len(distinct) < len(texts):
-        repeated = [text for text in distinct if texts.count(text) > 1]
+        repeated = [text for text, times in Counter(texts).items() if times > 1]
         log.warning("%s: %d repeated texts were left out: %s.", where, len(texts) - len(distinct), named(repeated))
     return distinct
 

@@ -331,3 +331,9 @@ def test_means_by_position_need_one_number_of_tokens():
         assert_changed(hvit(wide), hvit(small))
     with ablate(hvit, "L0", "mean", reference=[small, wide]):
         assert hvit(wide).isfinite().all()
+
+
+def test_with_a_reference_the_mean_is_meant_unless_something_else_is_said(hvit, images):
+    assert "mean ablation" in repr(ablate(hvit, "L0H0", reference=images))
+    assert "zero ablation" in repr(ablate(hvit, "L0H0"))
+    assert "zero ablation" in repr(ablate(hvit, "L0H0", "zero", reference=images))

@@ -182,3 +182,10 @@ def test_a_direction_that_no_term_contributes_to_is_refused():
     with pytest.raises(InputError, match="No term of L1H1 in the stream contributes to this direction"):
         steer(hvit, "L1H1", outside, 1.0, path="stream", scale=1.0)
     assert steer(hvit, "L1H1", outside, 0.0).path == "direct"
+
+
+@pytest.mark.parametrize("direction", ["a giraffe", Difference("giraffe", "zebra")])
+def test_words_that_the_tokenizer_does_not_know_are_refused(direction):
+    hvit = HookedViT.from_pretrained("attribute-clip")
+    with pytest.raises(InputError, match=r"does not know .*giraffe"):
+        steer(hvit, "L4H4", direction, 1.0)

@@ -31,6 +31,11 @@ class NaivePursuit(NamedTuple):
     """How far the best score is above the best of an atom that is another one, relative to the samples' norms."""
 
 
+def coarser(x: Tensor, atoms: Tensor) -> torch.dtype:
+    """The dtype whose rounding is in the data."""
+    return torch.float64 if x.dtype == atoms.dtype == torch.float64 else torch.float32
+
+
 def naive_somp(
     x: Tensor,
     atoms: Tensor,
@@ -41,9 +46,10 @@ def naive_somp(
     nonnegative: bool = False,
     coherence_penalty: float = 0.0,
     norms: float | None = None,
+    dtype: torch.dtype | None = None,
 ) -> NaivePursuit:
     """Correlate the residual with all atoms, pick, refit on all picked atoms, again."""
-    dtype = torch.promote_types(x.dtype, atoms.dtype)
+    dtype = dtype or coarser(x, atoms)
     given = x.double() if frame is None else x.double() @ frame.double()
     atoms = atoms.double()
     mean = given.mean(dim=0) if center else torch.zeros_like(given[0])
@@ -78,7 +84,7 @@ def naive_omp(x: Tensor, atoms: Tensor, n_picks: int, *, center: bool = True, **
     given = x.double() if frame is None else x.double() @ frame.double()
     mean = given.mean(dim=0) if center else torch.zeros_like(given[0])
     # The dtype of what was given says what counts as rounding.
-    atoms = atoms.to(torch.promote_types(x.dtype, atoms.dtype))
+    options |= {"dtype": coarser(x, atoms)}
     return [
         naive_somp((sample - mean)[None], atoms, n_picks, center=False, norms=float(sample.norm()), **options)
         for sample in given
@@ -89,7 +95,7 @@ def naive_text_span(
     x: Tensor, atoms: Tensor, n_picks: int, *, frame: Tensor | None = None, rank: int | None = None
 ) -> NaivePursuit:
     """Project the dictionary on the data's span; pick the largest variance; take it off data and dictionary."""
-    dtype = torch.promote_types(x.dtype, atoms.dtype)
+    dtype = coarser(x, atoms)
     given = x.double() if frame is None else x.double() @ frame.double()
     mean = given.mean(dim=0)
     data = given - mean

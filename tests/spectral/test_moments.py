@@ -219,3 +219,14 @@ def test_adding_samples_leaves_the_moments_it_began_with_alone():
     before = moments.scatter.clone()
     StreamingPCA.from_moments(moments).partial_fit(draw(10, seed=1))
     assert torch.equal(moments.scatter, before)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_threads_run_in_the_mode_of_the_pass(mode):
+    torch.set_num_threads(2)
+    try:
+        with mode():
+            seen = for_each_unit(2, lambda unit: (torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+            assert seen == [(torch.is_grad_enabled(), torch.is_inference_mode_enabled())] * 2
+    finally:
+        torch.set_num_threads(1)

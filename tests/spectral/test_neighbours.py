@@ -214,3 +214,9 @@ def test_bad_samples_are_refused(function, bad, message):
 def test_fewer_than_three_samples_are_refused():
     with pytest.raises(InputError, match="at least 3 samples, got 2"):
         two_nearest(draw(2, 4))
+
+
+def test_columns_that_lie_together_in_memory_are_read_like_rows():
+    x = torch.randn(4, 60, generator=torch.Generator().manual_seed(0)).mT
+    assert torch.equal(distinct_rows(x), distinct_rows(x.contiguous()))
+    assert torch.equal(two_nearest(x).first, two_nearest(x.contiguous()).first)

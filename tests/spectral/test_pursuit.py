@@ -280,3 +280,22 @@ def test_what_cannot_be_pursued_is_refused():
             pursue(x, atoms, 2, coherence_penalty=-0.1)
     with pytest.raises(InputError, match="rank must be at least 1"):
         text_span(x, atoms, 2, rank=0)
+
+
+def test_what_float32_rounded_is_no_direction_of_its_own_in_wider_coordinates():
+    atoms, x = dictionary(5).float(), draw(60).float()
+    # The same text embedded twice, apart by rounding.
+    atoms = torch.cat([atoms, normalize(atoms + 3e-8, dim=1)])
+    for pursue in (somp, text_span):
+        assert len(pursue(x.double(), atoms, 10).indices) == len(pursue(x, atoms, 10).indices) == 5
+    assert somp(x.double(), atoms, 10).weights.dtype == torch.float64
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e20])
+def test_the_size_of_the_data_changes_no_pick(size):
+    atoms, x = dictionary().float(), draw(60).float()
+    for pursue in (somp, text_span, omp):
+        assert torch.equal(pursue(x * size, atoms, 6).indices, pursue(x, atoms, 6).indices)
+    assert (
+        somp(x, atoms, 3, coherence_penalty=1).indices.tolist() == naive_somp(x, atoms, 3, coherence_penalty=1).indices
+    )

@@ -27,7 +27,7 @@ class Stage:
     slack: Float[Tensor, "chosen"]
 
 
-def look_ahead(samples: Samples, atoms: Atoms, bounds: Bounds, n_picks: int) -> list[Stage]:
+def look_ahead(samples: Samples, atoms: Atoms, bounds: Bounds, n_picks: int, nothing: float) -> list[Stage]:
     """Guess picks from the most promising atoms, and compute the scores that tell whether the guesses are right.
 
     A product `⟨x_n, p_j⟩` costs as many operations as samples have dimensions, and two to follow a pick with direction
@@ -35,10 +35,10 @@ def look_ahead(samples: Samples, atoms: Atoms, bounds: Bounds, n_picks: int) -> 
     the guessed picks.
 
     Returns:
-        One a guessed pick; none where no score is above zero.
+        One a guessed pick; none where no score is above `nothing`.
     """
     start, guessed = len(atoms.picked), copy.copy(atoms)
-    along, could_be_best = _guess(samples, guessed, bounds, n_picks)
+    along, could_be_best = _guess(samples, guessed, bounds, n_picks, nothing)
     guesses, directions = guessed.picked[start:], guessed.directions[start:]
     chosen = could_be_best.nonzero()[:, 0]
     blocks = [_through_all(samples, atoms, block, directions, along) for block in chosen.split(BLOCK) if guesses]
@@ -49,7 +49,7 @@ def look_ahead(samples: Samples, atoms: Atoms, bounds: Bounds, n_picks: int) -> 
 
 
 def _guess(
-    samples: Samples, atoms: Atoms, bounds: Bounds, n_picks: int
+    samples: Samples, atoms: Atoms, bounds: Bounds, n_picks: int, nothing: float
 ) -> tuple[list[Float[Tensor, "sample"]], Bool[Tensor, "atom"]]:
     """Pick among few atoms; samples along each pick, and the atoms that by their bounds may beat one of the picks."""
     bounds = bounds.copy()
@@ -65,7 +65,7 @@ def _guess(
         bounds.tighten(held, scores, slack)
         lower = (scores - slack) * atoms.factors[held]
         best = int(lower.masked_fill_(bounds.struck[held], -1.0).argmax())
-        if lower[best] <= 0:
+        if lower[best] <= nothing:
             break
         could_be_best |= (bounds.values * atoms.factors >= lower[best]) & ~bounds.struck
         atoms.pick(int(held[best]))

@@ -34,7 +34,7 @@ class Atoms:
         frame: Float[Tensor, "rank d_out"] | None,
         dtype: torch.dtype,
         *,
-        coherence_penalty: float = 0.0,
+        coherence_penalty: float | int = 0.0,
     ) -> None:
         self.given = given
         self.frame = None if frame is None else frame.double()
@@ -74,12 +74,17 @@ class Atoms:
             self.factors = torch.minimum(self.factors, 1 - self._penalty * cosines)
 
 
+def coarser(x: Float[Tensor, "sample rank"], atoms: Float[Tensor, "atom d_out"]) -> torch.dtype:
+    """The dtype whose rounding is in what was given: float32, unless all is float64."""
+    return torch.float64 if x.dtype == atoms.dtype == torch.float64 else torch.float32
+
+
 def check(
     x: Float[Tensor, "sample rank"],
     atoms: Float[Tensor, "atom d_out"],
     n_picks: int,
     frame: Float[Tensor, "_ _"] | None,
-    coherence_penalty: float = 0.0,
+    coherence_penalty: float | int = 0.0,
 ) -> None:
     """Refuse what cannot be pursued."""
     named = {"x": x, "atoms": atoms} | ({} if frame is None else {"frame": frame})

@@ -5,7 +5,7 @@ from beartype import beartype
 from jaxtyping import Bool, Float, Int, jaxtyped
 from torch import Tensor
 
-from residual_lens.spectral.pursuit.dictionary import INDEPENDENT, check
+from residual_lens.spectral.pursuit.dictionary import INDEPENDENT, check, coarser
 from residual_lens.spectral.pursuit.least_squares import nonnegative_weights, times
 from residual_lens.spectral.pursuit.result import Pursuit
 from residual_lens.spectral.pursuit.samples import Samples
@@ -25,7 +25,7 @@ def omp(
     frame: Float[Tensor, "_ _"] | None = None,
     center: bool = True,
     nonnegative: bool = False,
-    coherence_penalty: float = 0.0,
+    coherence_penalty: float | int = 0.0,
 ) -> Pursuit:
     """Orthogonal matching pursuit (Pati et al. 1993): every sample picks its own atoms.
 
@@ -58,7 +58,7 @@ def omp(
         [[1, 2], [0, -1]]
     """
     check(x, atoms, n_picks, frame, coherence_penalty)
-    dtype = torch.promote_types(x.dtype, atoms.dtype)
+    dtype, rounded = torch.promote_types(x.dtype, atoms.dtype), coarser(x, atoms)
     n_picks = min(n_picks, len(atoms))
     samples = Samples(x, center=center)
     dictionary = atoms.double()
@@ -70,8 +70,8 @@ def omp(
             pursuit = _Block(
                 part if frame is None else part @ frame.double(),
                 dictionary,
-                NOTHING_LEFT[dtype] * given,
-                independent=INDEPENDENT[dtype],
+                NOTHING_LEFT[rounded] * given,
+                independent=INDEPENDENT[rounded],
                 coherence_penalty=coherence_penalty,
             )
             blocks.append(pursuit.run(n_picks, nonnegative))
@@ -99,7 +99,7 @@ class _Block:
         nothing: Float[Tensor, "sample"],
         *,
         independent: float,
-        coherence_penalty: float,
+        coherence_penalty: float | int,
     ) -> None:
         self._data, self._atoms, self._nothing = data, atoms, nothing
         self._independent, self._penalty = independent, coherence_penalty

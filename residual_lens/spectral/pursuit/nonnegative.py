@@ -9,17 +9,18 @@ from residual_lens.spectral.pursuit.dictionary import Atoms
 from residual_lens.spectral.pursuit.least_squares import nonnegative_weights
 from residual_lens.spectral.pursuit.result import Pursuit
 from residual_lens.spectral.pursuit.samples import Samples
-from residual_lens.spectral.pursuit.search import LARGEST_BLOCK, NOTHING_LEFT, decided
+from residual_lens.spectral.pursuit.search import LARGEST_BLOCK, decided
 
 # Samples whose weights are computed together.
 BLOCK = 1024
 
 
-def nonnegative_somp(samples: Samples, atoms: Atoms, n_picks: int, dtype: torch.dtype) -> Pursuit:
+def nonnegative_somp(samples: Samples, atoms: Atoms, n_picks: int, dtype: torch.dtype, nothing: float) -> Pursuit:
     """`somp` by positive correlations, with non-negative weights: residuals are not orthogonal to the picked atoms.
 
     What is left of a sample, `r_n = x_n − Σ_s w_ns d_s`, is held as its coordinates and its weights. All atoms are
-    looked at for each pick, one block after the other.
+    looked at for each pick, one block after the other. Scores below a share `nothing` of the samples' norms are
+    rounding.
     """
     data = torch.cat(list(samples.exact()))
     norms = torch.linalg.vector_norm(data, dim=1)
@@ -27,7 +28,7 @@ def nonnegative_somp(samples: Samples, atoms: Atoms, n_picks: int, dtype: torch.
     explained, cosines = [], []
     while len(atoms.picked) < n_picks:
         left = Samples(torch.cat([data, weights], dim=1), center=False, positive=True)
-        atom = _best(left, atoms, NOTHING_LEFT[dtype] * samples.given / left.scale)
+        atom = _best(left, atoms, nothing * samples.given / left.scale)
         if atom is None:
             break
         atoms.pick(atom)

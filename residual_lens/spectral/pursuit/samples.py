@@ -15,6 +15,8 @@ EXACT_ROWS = 256
 # Dimensions that count as few: float64 costs next to nothing there, and a product with the samples not much more than
 # following a pick.
 FEW = 256
+# Of two, in float64.
+LARGEST_POWER = 1023
 # Products that are summed in working precision before float64 takes over.
 SUMMED = 512
 
@@ -37,11 +39,12 @@ class Samples:
                 x
             )
         largest = max(abs(float(entry)) for entry in x.aminmax())
-        self.scale = 2.0 ** math.frexp(largest)[1] if largest > 0 else 1.0
+        self.scale = 2.0 ** min(math.frexp(largest)[1], LARGEST_POWER) if largest > 0 else 1.0
         self.rows = torch.empty_like(x, dtype=working_precision(x.device))
         for rows, centred in zip(self.rows.split(EXACT_ROWS), self.exact(), strict=True):
             rows.copy_(centred)
-        self.given = float(torch.linalg.vector_norm(x, dim=1).sum(dtype=torch.float64)) / self.scale
+        given = [torch.linalg.vector_norm(rows.double() / self.scale, dim=1).sum() for rows in x.split(EXACT_ROWS)]
+        self.given = float(torch.stack(given).sum())
         norms = torch.linalg.vector_norm(self.rows, dim=1).double()
         self._length = float(norms.sum())
         self._energy = float(norms.square().sum())

@@ -45,7 +45,7 @@ class Search:
         """
         if self._many and not self._ahead:
             n_guesses = int(min(n_picks, self._reach))
-            self._ahead = look_ahead(self._samples, self._atoms, self._bounds, n_guesses)
+            self._ahead = look_ahead(self._samples, self._atoms, self._bounds, n_guesses, self._nothing)
             self._reach = 2.0
         stage = self._ahead.pop(0) if self._ahead else self._look_around()
         self._bounds.tighten(stage.atoms, stage.scores, stage.slack)
@@ -68,7 +68,7 @@ class Search:
         limits = limits.tolist()
         found: list[tuple[Tensor, Tensor]] = []
         beaten, at, size = self._nothing, 0, FIRST_BLOCK
-        while at < len(limits) and limits[at] > beaten:
+        while at < len(limits) and limits[at] > beaten * (1 - TIE_TOL):
             block = order[at : at + size]
             left = self._atoms.deflated(block)
             bounds.struck[block] = ~left.any(dim=1)
@@ -100,7 +100,7 @@ def decided(
     """
     weighted = factors[stage.atoms]
     beaten = max([nothing, *((stage.scores - stage.slack) * weighted).tolist()])
-    close = stage.atoms[(stage.scores + stage.slack) * weighted > beaten].sort().values
+    close = stage.atoms[(stage.scores + stage.slack) * weighted > beaten * (1 - TIE_TOL)].sort().values
     if len(close) == 1 and beaten > nothing:
         return int(close)
     exact = [samples.exact_scores(parts(block)) * factors[block] for block in close.split(LARGEST_BLOCK)]

@@ -5,11 +5,11 @@ from beartype import beartype
 from jaxtyping import Float, jaxtyped
 from torch import Tensor
 
-from residual_lens.spectral.pursuit.dictionary import Atoms, check
+from residual_lens.spectral.pursuit.dictionary import Atoms, check, coarser
 from residual_lens.spectral.pursuit.nonnegative import nonnegative_somp
 from residual_lens.spectral.pursuit.result import Pursuit, of_directions
 from residual_lens.spectral.pursuit.samples import Samples
-from residual_lens.spectral.pursuit.search import Search
+from residual_lens.spectral.pursuit.search import NOTHING_LEFT, Search
 
 
 @jaxtyped(typechecker=beartype)
@@ -22,7 +22,7 @@ def somp(
     frame: Float[Tensor, "_ _"] | None = None,
     center: bool = True,
     nonnegative: bool = False,
-    coherence_penalty: float = 0.0,
+    coherence_penalty: float | int = 0.0,
 ) -> Pursuit:
     """Simultaneous orthogonal matching pursuit (Tropp, Gilbert and Strauss 2006): one list of atoms for all samples.
 
@@ -65,10 +65,11 @@ def somp(
     dtype = torch.promote_types(x.dtype, atoms.dtype)
     with torch.autocast(x.device.type, enabled=False):
         samples = Samples(x, center=center, positive=nonnegative)
-        dictionary = Atoms(atoms, frame, dtype, coherence_penalty=coherence_penalty)
+        rounded = coarser(x, atoms)
+        dictionary = Atoms(atoms, frame, rounded, coherence_penalty=coherence_penalty)
         if nonnegative:
-            return nonnegative_somp(samples, dictionary, n_picks, dtype)
-        search = Search(samples, dictionary, dtype)
+            return nonnegative_somp(samples, dictionary, n_picks, dtype, NOTHING_LEFT[rounded])
+        search = Search(samples, dictionary, rounded)
         while len(dictionary.picked) < n_picks and search.pick(n_picks - len(dictionary.picked)):
             pass
         picked = list(dictionary.picked)

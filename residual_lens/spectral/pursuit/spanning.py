@@ -6,7 +6,7 @@ from jaxtyping import Float, jaxtyped
 from torch import Tensor
 
 from residual_lens.errors import InputError
-from residual_lens.spectral.pursuit.dictionary import INDEPENDENT, Atoms, check
+from residual_lens.spectral.pursuit.dictionary import INDEPENDENT, Atoms, check, coarser
 from residual_lens.spectral.pursuit.result import Pursuit, of_directions
 from residual_lens.spectral.pursuit.samples import Samples
 from residual_lens.spectral.pursuit.search import NOTHING_LEFT, TIE_TOL
@@ -55,15 +55,15 @@ def text_span(
     check(x, atoms, n_picks, frame)
     if rank is not None and rank < 1:
         raise InputError(f"rank must be at least 1, or None for all; got {rank}.")
-    dtype = torch.promote_types(x.dtype, atoms.dtype)
-    samples, dictionary = Samples(x, center=True), Atoms(atoms, frame, dtype)
-    span, variances = _span(samples, dtype, rank)
+    dtype, rounded = torch.promote_types(x.dtype, atoms.dtype), coarser(x, atoms)
+    samples, dictionary = Samples(x, center=True), Atoms(atoms, frame, rounded)
+    span, variances = _span(samples, rounded, rank)
     projected = dictionary.seen(atoms.double()) @ span
     left, picked = projected.clone(), []
     directions = left.new_zeros(0, span.shape[1])
     while len(picked) < n_picks:
         scores = left.square() @ variances
-        scores.masked_fill_(torch.linalg.vector_norm(left, dim=1) <= INDEPENDENT[dtype], 0.0)
+        scores.masked_fill_(torch.linalg.vector_norm(left, dim=1) <= INDEPENDENT[rounded], 0.0)
         largest = scores.max()
         if largest <= 0:
             break
