@@ -66,7 +66,7 @@ def subset_predictions(
     kept = [store.units.select(subset) for subset in subsets]
     if not kept or not all(kept):
         raise InputError("Expected at least one subset, each of at least one unit: name units, or leave it out.")
-    places = np.concatenate([np.empty(0, np.intp), *store.blocks(rows)])
+    places = store.places(rows)
     if not len(places):
         raise InputError(f"No rows of {store.path} were chosen, so that there is nothing to predict.")
     used = store.units.select({unit.name for units in kept for unit in units})

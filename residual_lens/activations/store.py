@@ -230,15 +230,26 @@ class Store:
             raise InputError(f"This store has no stream values of {unit}, only its contributions: use decompose.")
         return self._terms.unpacked(self._terms.key(self.units[unit]), self._chosen(rows), torch.float32)
 
+    def places(self, rows: Rows = None) -> Int[np.ndarray, "sample"]:
+        """Places of samples, as numbers from 0 and in the order asked for.
+
+        Args:
+            rows: which samples; all by default.
+
+        Raises:
+            InputError: no such rows.
+        """
+        return np.searchsorted(self._present, self._chosen(rows))
+
     def blocks(self, rows: Rows = None) -> Iterator[Int[np.ndarray, "chosen"]]:
         """Places of samples that lie in one block, in order: what a streaming pass goes through.
 
         Args:
             rows: which samples; all by default.
         """
-        at = self._chosen(rows)
-        blocks = at // self.layout.block_rows
-        for places in np.split(np.searchsorted(self._present, at), np.flatnonzero(np.diff(blocks)) + 1):
+        at = self.places(rows)
+        blocks = self._present[at] // self.layout.block_rows
+        for places in np.split(at, np.flatnonzero(np.diff(blocks)) + 1):
             if len(places):
                 yield places
 

@@ -24,7 +24,7 @@ def bases_of_store(store: Store, units: str | Iterable[str], rows: Rows, *, prog
     """See `fit_bases`."""
     chosen = analysed_units(store.units, units)
     # In the order of the file, whatever order rows are given in: each block of it is read once a unit.
-    places = np.sort(np.concatenate([np.empty(0, np.intp), *store.blocks(rows)]))
+    places = np.sort(store.places(rows))
     blocks = list(store.blocks(places))
     several = [np.concatenate(blocks[i : i + BLOCKS]) for i in range(0, len(blocks), BLOCKS)]
     n_samples = len(places)

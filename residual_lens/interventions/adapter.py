@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,6 +32,20 @@ def heads_in_stream(
         return edit(results + share) - share
 
     return f"blocks.{layer}.attn.hook_result", hook_function
+
+
+def embedding_maps(
+    hvit: HookedViT, *, is_pool: bool = False
+) -> tuple[Float[Tensor, "d d_out"], Float[Tensor, "d_out d"]]:
+    """The map `G` of a stream term's direct contribution `c G / σ`, and its pseudo-inverse, float64.
+
+    Args:
+        hvit: the model.
+        is_pool: of what the MLP of an attention pooling writes instead, behind which stands no norm.
+    """
+    to_embedding = hvit.parts.projection_matrix(torch.float64).detach() if is_pool else hvit.direct_map()
+    # Directions that float32 weights hardly reach are left alone instead of being blown up.
+    return to_embedding, torch.linalg.pinv(to_embedding, rtol=1e-6)
 
 
 class Adapter(nn.Module, ABC):

@@ -10,7 +10,7 @@ from torch import Tensor
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
 from residual_lens.hooked.root import Hook
-from residual_lens.interventions.adapter import Path
+from residual_lens.interventions.adapter import Path, embedding_maps
 from residual_lens.interventions.affine import AffineMap
 from residual_lens.interventions.directions import Component, Difference, Direction, unit_vector
 from residual_lens.interventions.edit import (
@@ -129,9 +129,7 @@ def _several(directions: Direction | Sequence[Direction] | Float[Tensor, "direct
 
 def _in_stream(hvit: HookedViT, vectors: Float[Tensor, "direction d_out"], *, is_pool: bool) -> Removed:
     """What to take from a stream term, in float64."""
-    to_embedding = hvit.parts.projection_matrix(torch.float64).detach() if is_pool else hvit.direct_map()
-    # Directions that float32 weights hardly reach are left alone instead of being blown up, as ResiDual does.
-    from_embedding = torch.linalg.pinv(to_embedding, rtol=1e-6)
+    to_embedding, from_embedding = embedding_maps(hvit, is_pool=is_pool)
     span = orthonormal(vectors @ from_embedding @ to_embedding)
     if not len(span):
         raise InputError("No term in the stream contributes to these directions: use path='direct'.")

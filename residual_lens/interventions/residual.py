@@ -14,7 +14,7 @@ from residual_lens.bases import Bases
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.hooked.root import Hook
-from residual_lens.interventions.adapter import Adapter, Path, heads_in_stream
+from residual_lens.interventions.adapter import Adapter, Path, embedding_maps, heads_in_stream
 from residual_lens.interventions.affine import AffineMap, AffineMaps
 from residual_lens.interventions.components import components_to_reach, initial_scales
 from residual_lens.interventions.config import ResiDualConfig
@@ -209,9 +209,7 @@ class ResiDual(Adapter):
                 "The stream path needs bases with center='own': a 'uniform' contribution includes a share of the final "
                 "norm's mean and offset, which is not in the stream. Wrap with center='own' and fit bases anew."
             )
-        to_embedding = hvit.direct_map()
-        # Directions that float32 weights hardly reach are left alone instead of being blown up.
-        from_embedding = torch.linalg.pinv(to_embedding, rtol=1e-6)
+        to_embedding, from_embedding = embedding_maps(hvit)
         return [(r, r.stream_frame(to_embedding, from_embedding, self.config.scale)) for r in self._rescalings]
 
     def _stream_hook(self, rescaling: Rescaling, frame: Frame, hvit: HookedViT) -> Hook:

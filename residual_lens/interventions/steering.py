@@ -1,11 +1,11 @@
 """Steering: a unit that contributes something more, in a direction of the embedding."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
+from residual_lens.interventions.adapter import embedding_maps
 from residual_lens.interventions.directions import Direction, unit_vector
 from residual_lens.interventions.edit import AffineEdit, Edit, checked_number, checked_path, edited_units
 from residual_lens.interventions.reference import Reference, typical_scale
@@ -50,6 +50,7 @@ def steer(
         UnsupportedModelError: a text for a model without text tower.
 
     Example:
+        >>> import torch
         >>> hvit = HookedViT.from_pretrained("attribute-clip")
         >>> images = torch.rand(8, 3, *hvit.cfg.image_size, generator=torch.Generator().manual_seed(0))
         >>> red, before = hvit.encode_text(["a red star"])[0], hvit(images)
@@ -72,10 +73,8 @@ def steer(
 
 def _stream_term(hvit: HookedViT, unit: Unit, vector: Float[Tensor, "d_out"]) -> Float[Tensor, "d"]:
     """The smallest term that contributes a unit vector where the final norm's σ is 1, in float64."""
-    is_pool = unit.kind == "pool"
-    to_embedding = hvit.parts.projection_matrix(torch.float64).detach() if is_pool else hvit.direct_map()
-    # Directions that float32 weights hardly reach are left alone instead of being blown up, as ResiDual does.
-    term = vector.to(to_embedding) @ torch.linalg.pinv(to_embedding, rtol=1e-6)
+    to_embedding, from_embedding = embedding_maps(hvit, is_pool=unit.kind == "pool")
+    term = vector.to(to_embedding) @ from_embedding
     if not bool((term @ to_embedding).norm() > 1e-6):
         raise InputError(f"No term of {unit.name} in the stream contributes to this direction: use path='direct'.")
     return term

@@ -124,7 +124,7 @@ def unit_scores(
         drawn = torch.rand(len(store.units), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         return UnitScores(names, drawn[[store.units.position(name) for name in names]], how)
     # In the order of the file: each block of it is read once a unit, and sums have the same bits for any order of rows.
-    places = np.sort(np.concatenate([np.empty(0, np.intp), *store.blocks(rows)]))
+    places = np.sort(store.places(rows))
     if len(places) < 2:
         raise InputError(f"Scores need at least two samples, got {len(places)} of {store.path}.")
     d_out = store.layout.d_out
