@@ -144,17 +144,18 @@ class Units(Sequence[Unit]):
             raise InputError(self._unknown(name))
         return self._position[name]
 
-    def select(self, which: str | Iterable[str]) -> tuple[Unit, ...]:
+    def select(self, which: str | Unit | Iterable[str | Unit]) -> tuple[Unit, ...]:
         """Units by a selector, in the order of the model.
 
         Args:
-            which: `"all"`, `"heads"`, `"mlps"`, a layer `"L3"`, a unit's name, or several of these.
+            which: `"all"`, `"heads"`, `"mlps"`, a layer `"L3"`, a unit or its name, or several of these.
 
         Raises:
             InputError: nothing is called that, with the closest names.
         """
-        selectors = [which] if isinstance(which, str) else list(which)
-        chosen = {name for selector in selectors for name in self._matching(selector)}
+        selectors = [which] if isinstance(which, str | Unit) else list(which)
+        names = [one.name if isinstance(one, Unit) else one for one in selectors]
+        chosen = {name for selector in names for name in self._matching(selector)}
         return tuple(unit for unit in self._units if unit.name in chosen)
 
     def _matching(self, selector: str) -> list[str]:

@@ -69,6 +69,14 @@ def test_selection_keeps_the_order_of_the_model(units, which, names):
     assert [unit.name for unit in units.select(which)] == names
 
 
+def test_a_unit_selects_itself(units):
+    chosen = (units["L3H1"], units["bias"])
+    assert units.select(chosen[0]) == chosen[:1]
+    assert units.select(["bias", chosen[0]]) == chosen
+    with pytest.raises(InputError, match="no unit 'L99H0'"):
+        units.select(Unit.named("L99H0"))
+
+
 def test_selection_by_kind(units):
     assert len(units.select("heads")) == 24
     assert {unit.kind for unit in units.select("heads")} == {"head"}

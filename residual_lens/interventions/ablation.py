@@ -14,7 +14,7 @@ from residual_lens.units import Unit
 
 def ablate(
     hvit: HookedViT,
-    units: str | Iterable[str],
+    units: str | Unit | Iterable[str | Unit],
     how: str | None = None,
     *,
     reference: Reference | None = None,
@@ -70,7 +70,7 @@ def ablate(
 
 def keep_only(
     hvit: HookedViT,
-    units: str | Iterable[str],
+    units: str | Unit | Iterable[str | Unit],
     how: str | None = None,
     *,
     reference: Reference | None = None,

@@ -148,19 +148,19 @@ def checked_path(path: str) -> Path:
     raise InputError(f"path must be 'direct' or 'stream', got {path!r}.")
 
 
-def edited_units(hvit: HookedViT, which: str | Iterable[str], path: Path) -> tuple[Unit, ...]:
+def edited_units(hvit: HookedViT, which: str | Unit | Iterable[str | Unit], path: Path) -> tuple[Unit, ...]:
     """The units that a selector names, in the order of the model; "all" leaves out `bias` on the stream path.
 
     Raises:
         InputError: none, unknown ones, or `bias` by name on the stream path.
     """
-    selectors = [which] if isinstance(which, str) else list(which)
+    selectors = {which} if isinstance(which, str | Unit) else set(which)
     chosen = hvit.units.select(selectors)
     if not chosen:
         raise InputError("No units were named: give 'heads', 'mlps', 'all', a layer like 'L3' or units' names.")
     if path == "direct":
         return chosen
-    if "bias" in selectors:
+    if selectors & {"bias", Unit.named("bias")}:
         raise InputError(
             "The unit 'bias' is what the final norm and the projection add behind the stream: leave it out, or edit it "
             "with path='direct'."

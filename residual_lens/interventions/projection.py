@@ -30,7 +30,7 @@ RANK_TOL = 1e-6
 
 def project_out(
     hvit: HookedViT,
-    units: str | Iterable[str],
+    units: str | Unit | Iterable[str | Unit],
     directions: Direction | Sequence[Direction] | Float[Tensor, "direction d_out"],
     *,
     path: str = "direct",

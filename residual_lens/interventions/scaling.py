@@ -8,7 +8,9 @@ from residual_lens.interventions.edit import AffineEdit, Edit, checked_number, c
 from residual_lens.units import Unit
 
 
-def scale(hvit: HookedViT, factors: Mapping[str, float | int], *, path: str = "direct") -> Edit:
+def scale(
+    hvit: HookedViT, factors: Mapping[str | Unit, float | int] | Mapping[str, float | int], *, path: str = "direct"
+) -> Edit:
     """Multiply what units contribute, while a `with` block runs.
 
     Args:

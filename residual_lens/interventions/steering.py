@@ -14,7 +14,7 @@ from residual_lens.units import Unit
 
 def steer(
     hvit: HookedViT,
-    unit: str,
+    unit: str | Unit,
     direction: Direction,
     strength: float | int,
     *,
@@ -34,7 +34,7 @@ def steer(
 
     Args:
         hvit: the model.
-        unit: its name.
+        unit: the unit, or its name.
         direction: a vector `[d_out]` of any length, a text, a `Component` or a `Difference`.
         strength: in the scale of the embedding; negative to push away.
         path: `"direct"` or `"stream"`.
@@ -62,7 +62,7 @@ def steer(
         ...     steered = hvit(images)
     """
     checked, size = checked_path(path), checked_number(strength, "strength")
-    (chosen,) = edited_units(hvit, [hvit.units[unit].name], checked)
+    (chosen,) = edited_units(hvit, [unit if isinstance(unit, Unit) else hvit.units[unit]], checked)
     vector = unit_vector(hvit, direction)
     if checked == "stream":
         vector = _stream_term(hvit, chosen, vector) * _scale(hvit, chosen, reference, scale)

@@ -77,3 +77,20 @@ def test_the_bias_is_not_in_the_stream(hvit):
         scale(hvit, {"bias": 2.0}, path="stream")
     with pytest.raises(InputError, match="path must be"):
         scale(hvit, {"all": 2.0}, path="both")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", ["direct", "stream"])
+def test_units_may_be_given_themselves(path):
+    hvit = wrapped()
+    images, unit = tiny_images(hvit.source), hvit.units["L0H1"]
+    for by_unit, by_name in (
+        (scale(hvit, {unit: 3}, path=path), scale(hvit, {"L0H1": 3}, path=path)),
+        (ablate(hvit, [unit, "L1"], path=path), ablate(hvit, ["L0H1", "L1"], path=path)),
+    ):
+        with by_name:
+            expected = hvit(images)
+        with by_unit:
+            assert_close(hvit(images), expected, 0.0)
+    with pytest.raises(InputError, match="'bias' is what the final norm"):
+        ablate(hvit, hvit.units["bias"], path="stream")
