@@ -12,7 +12,7 @@ which share a direction as text embeddings do. *difference* is the number of pic
 head       SOMP of a head: its contributions lie on 65 of 768 dimensions, with standard deviations that decay, and ours
            takes their coordinates, as a store gives them.
 gaussian   SOMP of normal data in all 768 dimensions, with standard deviations 1, 1/2, 1/3 … along random directions.
-sparse     SOMP where each sample is the sum of 5 atoms with normal weights: no bound tells atoms apart.
+sparse     SOMP where each sample is the sum of 5 atoms with normal weights: atoms are much alike.
 noise      SOMP of isotropic normal data: nothing tells atoms apart.
 head-span  TextSpan of rank 64 of the same head.
 span       TextSpan of rank 64 of the `gaussian` data.

@@ -64,12 +64,18 @@ class StoredTerms:
         return self.read((name, None), np.arange(self.layout.n_rows))[0]
 
     def unpacked(
-        self, key: PieceKey, at: Int[np.ndarray, "sample"], dtype: torch.dtype, *, spare: int = 0
+        self,
+        key: PieceKey,
+        at: Int[np.ndarray, "sample"],
+        dtype: torch.dtype,
+        *,
+        factors: Float[Tensor, "sample 1"] | None = None,
+        spare: int = 0,
     ) -> Float[Tensor, "sample d"]:
         packing = self.layout.head_packing if key[0] == "heads" else self.layout.term_packing
         raw, *scales = self.read(key, at)
         scale = scales[0] if scales else np.empty((len(at), 0), np.float32)
-        values = packing.unpack(raw, scale, dtype, spare=spare)
+        values = packing.unpack(raw, scale, dtype, factors=factors, spare=spare)
         return values if key[0] == "heads" else values / self._shards.weights.term_gains.to(dtype)
 
     def features(
@@ -77,8 +83,7 @@ class StoredTerms:
     ) -> Float[Tensor, "sample feature"]:
         scale = torch.from_numpy(self.inverse_scale[_run_of(at)]).to(dtype)
         if self.layout.n_routes == 1:
-            features = self.unpacked(("heads", place), at, dtype, spare=1)
-            features[:, :-1] *= scale
+            features = self.unpacked(("heads", place), at, dtype, factors=scale, spare=1)
             features[:, -1:] = scale
         else:
             z = self.unpacked(("heads", place), at, dtype).unflatten(-1, (self.layout.n_routes, -1))

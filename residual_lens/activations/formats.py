@@ -100,13 +100,19 @@ class Packing:
         scales: Float[np.ndarray, "*row group"],
         dtype: torch.dtype = torch.float32,
         *,
+        factors: Float[Tensor, "*row 1"] | None = None,
         spare: int = 0,
     ) -> Float[Tensor, "*row column"]:
-        """Values in `dtype`, behind them `spare` columns for the caller to fill."""
+        """Values in `dtype`, each row times its factor, behind them `spare` columns for the caller to fill."""
         stored = torch.from_numpy(raw.view(np.int16) if self.name == "bfloat16" else raw)
         room = torch.empty(*stored.shape[:-1], stored.shape[-1] + spare, dtype=dtype)
         values = room[..., : stored.shape[-1]]
         values.copy_(stored.view(torch.bfloat16) if self.name == "bfloat16" else stored)
         if self.name == "int16":
-            values.unflatten(-1, (self.groups, -1)).mul_(torch.from_numpy(scales)[..., None])
+            # Scales and factors make one product with all values, which is the costly one.
+            steps = torch.from_numpy(scales).to(dtype)
+            steps = steps if factors is None else steps * factors
+            values.unflatten(-1, (self.groups, -1)).mul_(steps[..., None])
+        elif factors is not None:
+            values.mul_(factors)
         return room

@@ -1,8 +1,9 @@
 """What all trainable edits have in common: parameters, and hooks that put them into a forward pass."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
 from residual_lens.hooked.root import Hook
+from residual_lens.interventions.saving import Shared
+from residual_lens.text import ZeroShotClassifier
+from residual_lens.units import Units
 
 Path = Literal["direct", "stream"]
 
@@ -48,11 +52,61 @@ def embedding_maps(
     return to_embedding, torch.linalg.pinv(to_embedding, rtol=1e-6)
 
 
-class Adapter(nn.Module, ABC):
+@dataclass(frozen=True)
+class Origin:
+    """The model that contributions come from."""
+
+    model_name: str
+    """Its name."""
+    units: Units
+    """Its units, for its centring."""
+    d_out: int
+    """Width of its embedding."""
+    fingerprint: str | None = None
+    """Digest of its weights; `None` where only its contributions are known."""
+
+    @classmethod
+    def of_model(cls, hvit: HookedViT) -> "Origin":
+        """Of a model at hand."""
+        return cls(hvit.cfg.model_name, hvit.units, hvit.cfg.d_out, hvit.fingerprint())
+
+    @property
+    def center(self) -> str:
+        """Centring of its contributions: even shares leave no unit `bias`."""
+        return "own" if "bias" in self.units else "uniform"
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledUnit:
+    """What an adapter's scales multiply of one unit's direct contribution `x`."""
+
+    first: int
+    """Place of the unit's first scale in `Adapter.scales`."""
+    directions: Float[Tensor, "component d_out"] | None = None
+    """Φ: coordinates are `(x − μ) Φᵀ`, each with a scale of its own. `None`: one scale multiplies all of `x`."""
+    mean: Float[Tensor, "d_out"] | None = None
+    """μ, if one is taken away first."""
+
+
+@dataclass(frozen=True, eq=False)
+class CachedForm:
+    """An edit of the direct path as `mapped(rest + constant + Σ_u coordinates_u diag(scales_u) Φ_u)`."""
+
+    units: Mapping[str, ScaledUnit]
+    """By unit, in the order of the model; none for a map of the embedding."""
+    rest_passes: bool = True
+    """The rest is what coordinates leave of the embedding; or else it is dropped."""
+    constant: Float[Tensor, "d_out"] | None = None
+    """The same for every sample: means that stay or go."""
+
+
+class Adapter(Shared, nn.Module, ABC):
     """A trainable edit of a `HookedViT`, in force inside `with adapter.attached(hvit):`."""
 
     learning_rate: ClassVar[float]
     """What schedule-free AdamW trains it with unless told otherwise."""
+    scales: nn.Parameter
+    """What multiplies the coordinates of its cached form, in any shape; adapters without coordinates have none."""
 
     @abstractmethod
     def hooks(self, hvit: HookedViT, path: Path) -> list[Hook]:
@@ -79,6 +133,30 @@ class Adapter(nn.Module, ABC):
             raise InputError(f"path must be 'direct' or 'stream', got {path!r}.")
         with hvit.hooks(fwd_hooks=self.hooks(hvit, path)):
             yield hvit
+
+    def cached_form(self, origin: Origin) -> CachedForm | None:
+        """What the scales multiply on the direct path, for training on what a frozen model gave once.
+
+        Args:
+            origin: of the contributions.
+
+        Returns:
+            `None` for an edit without such a form, which is trained live.
+
+        Raises:
+            MismatchError: the adapter does not belong to the model that the contributions are of.
+        """
+        return None
+
+    def mapped(self, embedding: Float[Tensor, "batch d_out"]) -> Float[Tensor, "batch d_out"]:
+        """What the edit makes of the embedding after all units are scaled: nothing, but for output adapters."""
+        return embedding
+
+    def logits(
+        self, embedding: Float[Tensor, "batch d_out"], classifier: ZeroShotClassifier
+    ) -> Float[Tensor, "batch class"]:
+        """What edited embeddings score: the classifier's logits, but for adapters with a classifier of their own."""
+        return classifier.logits(embedding)
 
     def parameter_count(self) -> int:
         """How many numbers are trained."""

@@ -14,7 +14,15 @@ from residual_lens.bases import Bases
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.hooked.root import Hook
-from residual_lens.interventions.adapter import Adapter, Path, embedding_maps, heads_in_stream
+from residual_lens.interventions.adapter import (
+    Adapter,
+    CachedForm,
+    Origin,
+    Path,
+    ScaledUnit,
+    embedding_maps,
+    heads_in_stream,
+)
 from residual_lens.interventions.affine import AffineMap, AffineMaps
 from residual_lens.interventions.components import components_to_reach, initial_scales
 from residual_lens.interventions.config import ResiDualConfig
@@ -150,6 +158,19 @@ class ResiDual(Adapter):
             hooks += self._dropping_hooks(hvit)
         return hooks
 
+    def cached_form(self, origin: Origin) -> CachedForm:
+        self._check_belongs(origin)
+        config, units = self.config, {}
+        places = [(rescaling, row) for rescaling in self._rescalings for row in range(len(rescaling.units))]
+        firsts = accumulate(config.counts, initial=0)
+        for (rescaling, row), name, count, first in zip(places, config.units, config.counts, firsts, strict=False):
+            units[name] = ScaledUnit(first, rescaling.components[row, :count], rescaling.mean[row])
+        total = torch.cat([rescaling.mean for rescaling in self._rescalings]).double().sum(dim=0)
+        passes = config.variant == "residual"
+        # What lies beyond the components brings its share of the mean along, unless everything beyond is dropped.
+        constant = {(True, False): -total, (False, True): total}.get((passes, config.keep_mean))
+        return CachedForm(units, passes, constant)
+
     def save(self, folder: str | FilePath) -> None:
         """Write `config.json` and `model.safetensors` (λ and bases) into a folder, replacing an older save."""
         save_folder(folder, kind="ResiDual", config=self.config, tensors=self.state_dict())
@@ -252,33 +273,37 @@ class ResiDual(Adapter):
 
     def _check_fits(self, hvit: HookedViT) -> None:
         """Refuse a model that the bases were not fitted on."""
-        config, remedy = self.config, "Fit bases on this model with fit_bases and make a new ResiDual from them."
-        made_for = f"This ResiDual was made for {config.model_name}"
-        foreign = [name for name in config.units if name not in hvit.units.names]
-        if foreign:
-            raise MismatchError(
-                f"{made_for} and rescales {foreign[0]}, which {hvit.cfg.model_name} does not have "
-                f"({hvit.cfg.n_layers} layers × {hvit.cfg.n_heads} heads). {remedy}"
-            )
-        if config.d_out != hvit.cfg.d_out:
-            raise MismatchError(
-                f"{made_for}, whose embedding has {config.d_out} dimensions; {hvit.cfg.model_name}'s has "
-                f"{hvit.cfg.d_out}. {remedy}"
-            )
-        if config.center != hvit.center:
-            raise MismatchError(
-                f"{made_for} with center={config.center!r}, the wrapper has center={hvit.center!r}: wrap the model "
-                f"with HookedViT.wrap(model, center={config.center!r}), or fit bases anew."
-            )
+        self._check_belongs(Origin.of_model(hvit))
         if self.scales.device != hvit.device:
             raise MismatchError(
                 f"λ lies on {self.scales.device}, the model on {hvit.device}: call residual.to(hvit.device)."
             )
-        actual = hvit.fingerprint()
-        if config.fingerprint != actual:
+
+    def _check_belongs(self, origin: Origin) -> None:
+        """Refuse contributions of a model that the bases were not fitted on."""
+        config, remedy = self.config, "Fit bases on this model with fit_bases and make a new ResiDual from them."
+        made_for = f"This ResiDual was made for {config.model_name}"
+        foreign = [name for name in config.units if name not in origin.units.names]
+        if foreign:
+            layers, heads = len(origin.units.select("mlps")), len(origin.units.select("heads"))
             raise MismatchError(
-                f"{made_for} with other weights (fingerprint {config.fingerprint[:12]}…, this {hvit.cfg.model_name} "
-                f"has {actual[:12]}…; a cast to another dtype counts, and so does bake). {remedy}"
+                f"{made_for} and rescales {foreign[0]}, which {origin.model_name} does not have "
+                f"({layers} layers × {heads // layers} heads). {remedy}"
+            )
+        if config.d_out != origin.d_out:
+            raise MismatchError(
+                f"{made_for}, whose embedding has {config.d_out} dimensions; {origin.model_name}'s has "
+                f"{origin.d_out}. {remedy}"
+            )
+        if config.center != origin.center:
+            raise MismatchError(
+                f"{made_for} with center={config.center!r}, the wrapper has center={origin.center!r}: wrap the model "
+                f"with HookedViT.wrap(model, center={config.center!r}), or fit bases anew."
+            )
+        if origin.fingerprint not in (None, config.fingerprint):
+            raise MismatchError(
+                f"{made_for} with other weights (fingerprint {config.fingerprint[:12]}…, this {origin.model_name} "
+                f"has {origin.fingerprint[:12]}…; a cast to another dtype counts, and so does bake). {remedy}"
             )
 
 

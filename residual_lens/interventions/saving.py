@@ -1,4 +1,4 @@
-"""A folder with `config.json` and `model.safetensors`: written atomically, read with checks, no pickle."""
+"""A folder with `config.json` and `model.safetensors`, here or on the hub: written atomically, read with checks."""
 
 import hashlib
 import json
@@ -7,6 +7,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
@@ -16,7 +18,91 @@ from residual_lens.errors import InputError
 from residual_lens.files import write_atomically
 
 FORMAT_VERSION = 1
+CARD = "README.md"
+NO_CARD = """---
+library_name: residual_lens
+tags: [residual_lens]
+---
+An adapter of residual_lens for a vision transformer. What it was trained on was not written down.
+"""
 Config = TypeVar("Config")
+Found = TypeVar("Found", bound="Shared")
+
+
+class Shared(PyTorchModelHubMixin):
+    """`save_pretrained`, `push_to_hub` and `from_pretrained` for what has `save(folder)` and `load(folder, …)`.
+
+    Nothing is ever unpickled, from the hub neither: what `load` does not read is not fetched.
+
+    Example:
+        >>> from residual_lens import ResiDual
+        >>> residual.push_to_hub("me/residual-eurosat")  # doctest: +SKIP
+        >>> residual = ResiDual.from_pretrained("me/residual-eurosat")  # doctest: +SKIP
+    """
+
+    save: Any
+    """`save(folder)` writes the adapter, `config.json` included, in place of an older one."""
+    load: Any
+    """The class method `load(folder, …)` reads it, onto the CPU."""
+    card: str = NO_CARD
+    """The model card, Markdown behind a YAML head; it goes along when the adapter is saved, loaded and pushed."""
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] - what it unpickles or ignores is left out
+        cls: type[Found],
+        where: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **arguments: Any,
+    ) -> Found:
+        """Read an adapter from a folder or from the Hugging Face hub, onto the CPU.
+
+        Args:
+            where: a folder that `save_pretrained` wrote, or a repository, `ORG/REPO`.
+            revision: branch, tag or commit of a repository.
+            cache_dir: where downloads are kept.
+            force_download: fetch what is there already as well.
+            local_files_only: fetch nothing.
+            token: for private repositories.
+            arguments: what `load` takes besides the folder.
+
+        Raises:
+            InputError: no such folder or repository, or not such an adapter.
+        """
+        folder = Path(where)
+        if not folder.is_dir():
+            try:
+                folder = Path(
+                    snapshot_download(
+                        str(where),
+                        revision=revision,
+                        cache_dir=cache_dir,
+                        force_download=force_download,
+                        local_files_only=local_files_only,
+                        token=token,
+                        allow_patterns=["*.json", "*.safetensors", CARD],
+                    )
+                )
+            except (HFValidationError, OSError) as error:
+                raise InputError(
+                    f"{where} is no folder, and cannot be fetched from the Hugging Face hub: {error}"
+                ) from error
+        adapter = cls.load(folder, **arguments)
+        if (folder / CARD).is_file():
+            adapter.card = (folder / CARD).read_text(encoding="utf-8")
+        return adapter
+
+    def generate_model_card(self, *args: object, **kwargs: object) -> ModelCard:
+        return ModelCard(self.card)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save(save_directory)
+        # Written here, since the mixin leaves an older card as it is.
+        write_atomically(save_directory / CARD, self.card.encode())
 
 
 def save_folder(folder: str | Path, *, kind: str, config: Any, tensors: Mapping[str, Tensor]) -> None:

@@ -1,5 +1,6 @@
 """Count, mean and scatter of many units: everything that principal components need of the data."""
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ class Moments:
 
     Example:
         >>> x = torch.randn(9, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        >>> whole = moments_of_pieces(2, [slice(0, 9)], lambda unit, rows: x[rows, unit].clone())
-        >>> parts = moments_of_pieces(2, [slice(0, 4), slice(4, 9)], lambda unit, rows: x[rows, unit].clone())
+        >>> whole = moments_of_pieces(2, [slice(0, 9)], lambda unit, rows: x[rows, unit])
+        >>> parts = moments_of_pieces(2, [slice(0, 4), slice(4, 9)], lambda unit, rows: x[rows, unit])
         >>> whole.count, torch.allclose(whole.scatter, parts.scatter)
         (9, True)
     """
@@ -113,7 +114,6 @@ def moments_of_pieces(
         n_units: units.
         blocks: what `piece` takes for a block of rows (a slice, a chunk's number), in order.
         piece: reads one unit's rows `[sample feature]` of one block as float64; called from several threads at once.
-            What it gives is taken over and changed: a copy, if the source is to keep it.
 
     Returns:
         Float64. The same bits for the same blocks, whatever the number of threads.
@@ -126,21 +126,23 @@ def moments_of_pieces(
 
     def of_unit(unit: int) -> Moments:
         x = _checked(piece(unit, blocks[0]), unit, blocks[0], None)
-        mean, scatter, count = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1]), 0
+        # About a point near the mean no digits are lost, and what it is off by is put right at the end.
+        shift, features, count = x.mean(dim=0), x.shape[1], 0
+        # With a column of ones behind the shifted rows, one product gives their scatter and their sums.
+        shifted = x.new_ones(CACHED_ROWS, features + 1)
+        products = x.new_zeros(features + 1, features + 1)
         for i, block in enumerate(blocks):
-            x = x if i == 0 else _checked(piece(unit, block), unit, block, len(mean))
+            x = x if i == 0 else _checked(piece(unit, block), unit, block, features)
             for rows in x.split(CACHED_ROWS):
-                new_mean, total = rows.mean(dim=0), count + len(rows)
-                rows.sub_(new_mean)
-                scatter.addmm_(rows.T, rows)
-                delta = new_mean.sub_(mean)
-                scatter.addr_(delta, delta, alpha=count * len(rows) / total)
-                mean.add_(delta, alpha=len(rows) / total)
-                count = total
-            if not mean.isfinite().all():
+                torch.sub(rows, shift, out=shifted[: len(rows), :-1])
+                products.addmm_(shifted[: len(rows)].T, shifted[: len(rows)])
+            if not math.isfinite(products[-1].sum()):
                 raise InputError(f"Values of unit {unit} in block {block} are NaN or infinite.")
+            count += len(x)
+        delta = products[-1, :-1] / count
+        scatter = products[:-1, :-1].addr(delta, delta, alpha=-count)
         # One unit as a batch of one, so that moments have one shape everywhere.
-        return Moments(count, mean[None], scatter[None])
+        return Moments(count, (shift + delta)[None], scatter[None])
 
     found = for_each_unit(n_units, of_unit)
     if len({(each.count, each.mean.shape) for each in found}) > 1:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, jaxtyped
 from torch import Tensor
 from tqdm import tqdm
 
-from residual_lens.decomposition import Decomposition
+from residual_lens.decomposition import Decomposition, HeadFrames
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
 
@@ -36,28 +36,12 @@ class CachedSamples:
     """One sample a row."""
     labels: Int[Tensor, "sample"]
     """Class indices."""
+    frames: HeadFrames | None = None
+    """Of the model's heads, if they are known: what whole heads are scaled in (see `coordinates`)."""
 
     def embed(self, hvit: HookedViT, rows: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_out"]:
         """Recomposed embeddings, direct hooks in force."""
         return hvit.recompose(Decomposition(self.decomposition.values[rows], self.decomposition.units))
-
-
-@dataclass(frozen=True, eq=False)
-class LiveSamples:
-    """Images that run through the model at each step: needed for edits in the stream."""
-
-    images: Float[Tensor, "image 3 height width"]
-    """Normalised; one a label."""
-    labels: Int[Tensor, "sample"]
-    """Class indices."""
-
-    def __post_init__(self) -> None:
-        if len(self.images) != len(self.labels):
-            raise InputError(f"Expected one label an image, got {len(self.images)} images, {len(self.labels)} labels.")
-
-    def embed(self, hvit: HookedViT, rows: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_out"]:
-        """Embeddings, all hooks in force."""
-        return hvit(self.images[rows])
 
 
 @jaxtyped(typechecker=beartype)
@@ -88,4 +72,4 @@ def cache_samples(
         raise InputError(f"Expected at least one image and one label each, got {len(images)} and {len(labels)}.")
     batches = tqdm(images.split(batch_size), desc="decomposing", unit="batch", disable=not progress)
     values = torch.cat([hvit.decompose(batch).values for batch in batches])
-    return CachedSamples(Decomposition(values, hvit.units), labels.to(values.device))
+    return CachedSamples(Decomposition(values, hvit.units), labels.to(values.device), hvit.head_frames())

@@ -1,37 +1,22 @@
 """Training of an adapter on a frozen model: cross-entropy to a zero-shot classifier, schedule-free AdamW."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from logging import getLogger
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 
 import torch
-from jaxtyping import Int
-from schedulefree import AdamWScheduleFree
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from residual_lens.errors import InputError, ResidualLensError
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training.data import Samples
-
-logger = getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingLog:
-    """What happened in a training run."""
-
-    validation_accuracy: tuple[float, ...]
-    """Before training, then after every epoch; in [0, 1]."""
-    train_loss: tuple[float, ...]
-    """Mean cross-entropy of every epoch, in nats."""
-    best_epoch: int
-    """Epoch whose weights were kept; 0 is the start."""
-    seconds: float
-    """Wall-clock time."""
+from residual_lens.training.checks import check_job, check_labels
+from residual_lens.training.coordinates import Coordinates, coordinates
+from residual_lens.training.data import CachedSamples
+from residual_lens.training.feeding import Split, evaluation_batches, hits
+from residual_lens.training.progress import TrainingLog
+from residual_lens.training.settings import Job, Settings
 
 
 def train_adapter(
@@ -39,139 +24,141 @@ def train_adapter(
     hvit: HookedViT,
     classifier: ZeroShotClassifier,
     *,
-    train: Samples,
-    validation: Samples,
+    train: Split,
+    validation: Split,
     path: str = "direct",
     learning_rate: float | None = None,
     max_epochs: int = 30,
     patience: int = 5,
     batch_size: int = 64,
     seed: int = 0,
+    l1: float = 0.0,
+    folder: Path | None = None,
+    find_learning_rate: bool = False,
+    precision: str = "32-true",
+    devices: int = 1,
+    num_nodes: int = 1,
+    logger: str = "csv",
+    progress: bool = False,
+    allow_missing_classes: bool = False,
 ) -> TrainingLog:
-    """Train an adapter's parameters; the model stays as it is.
+    """Train an adapter's parameters; what else the model has stays as it is.
 
-    Schedule-free AdamW (Defazio et al. 2024) with the mean cross-entropy of `classifier.logits`. After every epoch the
-    validation accuracy is taken; training stops when it has not risen for `patience` epochs, and the adapter is left
-    with the weights that were best on validation (the start included).
+    Schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682) with the mean cross-entropy of `classifier.logits`.
+    After every epoch the validation accuracy is taken; training stops when it has not risen for `patience` epochs, and
+    the adapter is left with the weights that were best on validation (the start included).
 
     Args:
         adapter: what is trained, in place.
         hvit: the frozen model.
         classifier: of the task; its class embeddings stay fixed.
-        train: samples to fit.
-        validation: samples that decide when to stop and what to keep.
-        path: as for `Adapter.attached`; cached samples know the direct path only.
+        train: samples to fit. `Coordinates` and `CachedSamples` train without the backbone, on the direct path;
+            `LiveSamples` and `LiveImages` run it at each step.
+        validation: samples that decide when to stop and what to keep, of the same or another kind.
+        path: as for `Adapter.attached`.
         learning_rate: of AdamW; the adapter's own by default.
         max_epochs: at most so many passes over `train`.
         patience: epochs without a rise before it stops.
-        batch_size: samples per step.
-        seed: of the order of samples.
+        batch_size: samples per step, over all devices together.
+        seed: of the order of samples, of crops and of dropout.
+        l1: `l1 · Σ|λ|` over the adapter's scales is added to what is minimised.
+        folder: for `metrics.csv` and `checkpoints/last.ckpt`, written after every epoch. The same call goes on from
+            there, and on a CPU ends with the same bits as one that was never interrupted.
+        find_learning_rate: take the rate of a range test (Smith 2017, arXiv 1506.01186) instead.
+        precision: of the arithmetic: "32-true", "bf16-mixed" or "16-mixed"; parameters keep their dtype.
+        devices: processes on this machine, each with a share of every batch.
+        num_nodes: machines, each with so many processes, which torchrun or Slurm has started.
+        logger: "csv" is `metrics.csv` alone; "tensorboard" and "wandb" come beside it.
+        progress: show a progress bar.
+        allow_missing_classes: train although some classes have no sample.
 
     Raises:
-        InputError: no samples, labels that are not classes, nothing to train, or settings out of range.
+        InputError: no samples, labels that are not classes, classes without samples, nothing to train, settings out of
+            range.
+        MismatchError: an adapter or samples of another model, or a `folder` with a checkpoint of another run.
         ResidualLensError: the loss is not finite; the adapter has the best weights found until then.
+
+    Example:
+        >>> from residual_lens.training import Coarse, LiveSamples
+        >>> hvit = HookedViT.from_pretrained("attribute-clip")
+        >>> images = torch.rand(8, 3, *hvit.cfg.image_size, generator=torch.Generator().manual_seed(0))
+        >>> samples = LiveSamples(hvit.normalize(images), torch.arange(8) % 2)
+        >>> red_blue = ZeroShotClassifier(hvit.encode_text(["a red thing", "a blue thing"]), ("red", "blue"), 100.0)
+        >>> coarse = Coarse(hvit.cfg.n_layers, hvit.cfg.n_heads)
+        >>> log = train_adapter(coarse, hvit, red_blue, train=samples, validation=samples, max_epochs=2)
+        >>> log.epochs, len(log.validation_accuracy), log.learning_rate
+        (2, 3, 0.8)
     """
-    _check(classifier, train, validation)
-    if torch.is_inference_mode_enabled():
-        raise InputError("Training needs gradients, which torch.inference_mode() rules out: leave it first.")
-    if classifier.weights.shape[1] != hvit.cfg.d_out:
-        raise InputError(
-            f"The classifier is for embeddings of {classifier.weights.shape[1]} dimensions, {hvit.cfg.model_name} has "
-            f"{hvit.cfg.d_out}: build it with this model's encode_text."
-        )
-    counts = {"max_epochs": max_epochs, "patience": patience, "batch_size": batch_size}
-    rate = adapter.learning_rate if learning_rate is None else learning_rate
-    if min(counts.values()) < 1 or not 0 < rate < float("inf"):
-        raise InputError(f"Epochs, patience and batch size start at 1, the rate above 0; got {counts}, {rate=}.")
     started = time.perf_counter()
-    parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise InputError(f"{type(adapter).__name__} has no parameter that requires a gradient: nothing to train.")
-    optimizer = AdamWScheduleFree(parameters, lr=rate)
-    generator = torch.Generator().manual_seed(seed)
-    accuracies, losses = [evaluate(hvit, classifier, validation, adapter=adapter, path=path)], []
-    best, best_epoch = _snapshot(adapter), 0
+    rate = adapter.learning_rate if learning_rate is None else learning_rate
+    settings = Settings(
+        path, rate, find_learning_rate, max_epochs, patience, batch_size, seed, l1, precision, devices, num_nodes
+    )
+    given = {"train": train, "validation": validation}
+    job = Job(adapter, hvit, classifier, given, settings)
+    check_job(job, allow_missing_classes=allow_missing_classes)
+    job = replace(job, splits={name: _prepared(adapter, split) for name, split in given.items()})
+    # Loaded with the first training: it takes longer to import than torch.
+    from residual_lens.training.fitting import fit
+
+    with _only_trained(job):
+        return fit(job, started, folder=folder, logger=logger, progress=progress).log()
+
+
+def _prepared(adapter: Adapter, split: Split) -> Split:
+    if not isinstance(split, CachedSamples):
+        return split
+    dtype = split.decomposition.values.dtype
+    return coordinates(adapter, split, dtype=dtype if dtype == torch.float64 else torch.float32)
+
+
+@contextmanager
+def _only_trained(job: Job) -> Iterator[None]:
+    """Gradients for what is trained and nothing else, the model in eval mode; everything as before at the end."""
+    modules = {*job.hvit.modules(), *job.adapter.modules()}
+    modes = {module: module.training for module in modules}
+    trained = {id(parameter) for parameter in job.parameters}
+    others = [p for p in job.hvit.parameters() if p.requires_grad and id(p) not in trained]
     try:
-        with adapter.attached(hvit, path):
-            for epoch in range(1, max_epochs + 1):
-                order = torch.randperm(len(train.labels), generator=generator).to(train.labels.device)
-                losses.append(_train_epoch(hvit, classifier, train, order.split(batch_size), optimizer))
-                accuracies.append(_accuracy(hvit, classifier, validation))
-                logger.info("epoch %d: loss %.4f, validation accuracy %.4f", epoch, losses[-1], accuracies[-1])
-                if accuracies[-1] > accuracies[best_epoch]:
-                    best, best_epoch = _snapshot(adapter), epoch
-                elif epoch - best_epoch >= patience:
-                    break
+        job.hvit.eval()
+        for parameter in others:
+            parameter.requires_grad_(False)
+        yield
     finally:
-        # Also after an error or an interruption: a schedule-free optimizer in train mode holds other weights.
-        adapter.load_state_dict(best)
-        for parameter in parameters:
+        for parameter in others:
+            parameter.requires_grad_(True)
+        for parameter in job.parameters:
             parameter.grad = None
-    return TrainingLog(tuple(accuracies), tuple(losses), best_epoch, time.perf_counter() - started)
+        for module, mode in modes.items():
+            module.training = mode
 
 
-@torch.enable_grad()
-def _train_epoch(
-    hvit: HookedViT,
-    classifier: ZeroShotClassifier,
-    train: Samples,
-    batches: Sequence[Int[Tensor, "_"]],
-    optimizer: AdamWScheduleFree,
-) -> float:
-    """One pass over the training samples; their mean loss. The optimizer is left in eval mode."""
-    optimizer.train()
-    parameters = optimizer.param_groups[0]["params"]
-    total = 0.0
-    for step, rows in enumerate(batches):
-        loss = cross_entropy(classifier.logits(train.embed(hvit, rows)), train.labels[rows].long())
-        if not loss.isfinite():
-            raise ResidualLensError(
-                f"The loss is {loss.item()} at step {step} of an epoch: lower learning_rate (it is "
-                f"{optimizer.param_groups[0]['lr']}). The adapter has the weights that were best on validation."
-            )
-        # Not backward(): the model's own parameters must not gather gradients.
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-        total += loss.item() * len(rows)
-    # A schedule-free optimizer holds the weights to evaluate and keep only in eval mode.
-    optimizer.eval()
-    return total / len(train.labels)
-
-
+@torch.no_grad()
 def evaluate(
     hvit: HookedViT,
     classifier: ZeroShotClassifier,
-    samples: Samples,
+    samples: Split,
     *,
     adapter: Adapter | None = None,
     path: str = "direct",
 ) -> float:
-    """Accuracy on all samples, with an adapter in force or as the model is."""
-    if adapter is None:
-        return _accuracy(hvit, classifier, samples)
-    with adapter.attached(hvit, path):
-        return _accuracy(hvit, classifier, samples)
+    """Accuracy on all samples, with an adapter in force or as the model is.
 
+    Args:
+        hvit: the model.
+        classifier: of the task.
+        samples: of any kind; `Coordinates` are of their adapter, which must be given.
+        adapter: what is put in force.
+        path: as for `Adapter.attached`.
 
-@torch.no_grad()
-def _accuracy(hvit: HookedViT, classifier: ZeroShotClassifier, samples: Samples) -> float:
-    rows = torch.arange(len(samples.labels), device=samples.labels.device).split(256)
-    embedding = torch.cat([samples.embed(hvit, part) for part in rows])
-    return classifier.accuracy(embedding, samples.labels)
-
-
-def _snapshot(adapter: Adapter) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in adapter.state_dict().items()}
-
-
-def _check(classifier: ZeroShotClassifier, train: Samples, validation: Samples) -> None:
-    for name, samples in (("train", train), ("validation", validation)):
-        if len(samples.labels) == 0:
-            raise InputError(f"The {name} split is empty.")
-        low, high = int(samples.labels.min()), int(samples.labels.max())
-        if low < 0 or high >= len(classifier.classes):
-            raise InputError(
-                f"Labels of the {name} split run from {low} to {high}, but the classifier has "
-                f"{len(classifier.classes)} classes: they must be indices into classifier.classes."
-            )
+    Raises:
+        InputError: no samples, or labels that are not classes.
+        MismatchError: an adapter of another model.
+    """
+    check_labels("evaluated", samples, classifier)
+    attached = nullcontext() if adapter is None or isinstance(samples, Coordinates) else adapter.attached(hvit, path)
+    with attached:
+        found = sum(
+            hits(samples, adapter, hvit, classifier, batch) for block in evaluation_batches(samples) for batch in block
+        )
+    return found / len(samples.labels)

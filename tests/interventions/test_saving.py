@@ -1,10 +1,13 @@
 """A saved ResiDual comes back as it was, and whatever is damaged is refused with the reason."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import hub_mixin
 
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.interventions import ResiDual, saving
@@ -137,3 +140,76 @@ def test_a_save_that_fails_half_way_leaves_the_old_one_or_a_clear_error(residual
     else:
         with pytest.raises(InputError, match="the save was interrupted"):
             ResiDual.load(folder)
+
+
+CARD = "---\nlibrary_name: residual_lens\n---\n# residual of tiny on digits\n"
+
+
+def test_save_pretrained_adds_a_model_card_that_comes_back(residual, tmp_path):
+    residual.card = CARD
+    residual.save_pretrained(tmp_path / "shared")
+    assert sorted(file.name for file in (tmp_path / "shared").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    loaded = ResiDual.from_pretrained(tmp_path / "shared")
+    assert (loaded.config, loaded.card) == (residual.config, CARD)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in residual.state_dict().items())
+    loaded.card = CARD.replace("digits", "letters")
+    loaded.save_pretrained(tmp_path / "shared")
+    assert "letters" in (tmp_path / "shared" / "README.md").read_text()
+
+
+def test_an_adapter_without_a_card_says_so(folder, residual):
+    assert ResiDual.from_pretrained(folder).card == residual.card == saving.NO_CARD
+    assert "was not written down" in str(residual.generate_model_card())
+
+
+def test_a_folder_of_another_kind_is_refused_when_it_is_read_by_hub_name(folder):
+    edit_config(folder, colour="red")
+    with pytest.raises(InputError, match=r"cannot be read: config has fields .*colour"):
+        ResiDual.from_pretrained(folder)
+
+
+class FakeHub:
+    """What `push_to_hub` asks of the hub: it keeps the files of each repository in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create_repo(self, repo_id: str, **options: object) -> SimpleNamespace:
+        self.options = options
+        return SimpleNamespace(repo_id=repo_id)
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, **options: object) -> str:
+        shutil.copytree(folder_path, self.root / repo_id)
+        return f"https://hub/{repo_id}"
+
+
+def test_push_to_hub_uploads_what_from_pretrained_reads(residual, tmp_path, monkeypatch):
+    hub = FakeHub(tmp_path)
+    monkeypatch.setattr(hub_mixin, "HfApi", lambda token: hub)
+    residual.card = CARD
+    assert residual.push_to_hub("me/residual-digits", private=True) == "https://hub/me/residual-digits"
+    assert hub.options["private"]
+    asked = {}
+
+    def download(repo_id: str, **options: object) -> str:
+        asked.update(options)
+        return str(tmp_path / repo_id)
+
+    monkeypatch.setattr(saving, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path / "me")
+    loaded = ResiDual.from_pretrained("me/residual-digits", revision="main")
+    assert torch.equal(loaded.scales, residual.scales)
+    assert loaded.card == CARD
+    assert asked["revision"] == "main"
+    # What would be unpickled is not even fetched.
+    assert asked["allow_patterns"] == ["*.json", "*.safetensors", "README.md"]
+
+
+@pytest.mark.parametrize("where", ["me/nothing", "not a name!"])
+def test_a_repository_that_cannot_be_fetched_is_refused(tmp_path, where):
+    with pytest.raises(InputError, match=f"{where} is no folder, and cannot be fetched from the Hugging Face hub"):
+        ResiDual.from_pretrained(where, cache_dir=tmp_path, local_files_only=True)

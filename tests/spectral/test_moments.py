@@ -28,7 +28,7 @@ def blocks_of(n: int, rows: int) -> list[slice]:
 
 
 def of_pieces(x: Tensor, rows: int) -> Moments:
-    return moments_of_pieces(x.shape[1], blocks_of(len(x), rows), lambda unit, block: x[block, unit].double().clone())
+    return moments_of_pieces(x.shape[1], blocks_of(len(x), rows), lambda unit, block: x[block, unit].double())
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
@@ -60,6 +60,18 @@ def test_blocks_whose_means_lie_far_apart_keep_their_digits():
         assert_close(moments.scatter[unit] / 39, expected, EXACT_TOL)
         # The smallest direction is not drowned by the step of the mean.
         assert torch.linalg.eigvalsh(moments.scatter[unit])[0] > 0
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_a_first_block_far_from_the_others_costs_no_digits_and_pieces_stay_as_they_are(rows):
+    x = draw(60)
+    x[0] += 1e6
+    before = x.clone()
+    moments = of_pieces(x, rows)
+    for unit, naive in enumerate(naive_pca(x)):
+        assert_close(moments.mean[unit], naive.mean, EXACT_TOL)
+        assert_close(moments.scatter[unit] / 59, covariance(naive.components, naive.variances), EXACT_TOL)
+    assert torch.equal(x, before)
 
 
 def test_the_number_of_threads_changes_no_bit_and_is_put_back():

@@ -8,6 +8,9 @@ from torch.nn.functional import normalize
 
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.spectral import omp, somp, text_span
+from residual_lens.spectral.pursuit.bounds import Bounds
+from residual_lens.spectral.pursuit.dictionary import Atoms
+from residual_lens.spectral.pursuit.samples import Samples
 from tests.reference.pursuit import NaivePursuit, naive_omp, naive_somp, naive_text_span
 from tests.tolerances import FLOAT32_AGAINST_FLOAT64_TOL, assert_close
 
@@ -16,6 +19,9 @@ EXACT_TOL = 1e-10
 
 MARGIN = {torch.float32: 1e-7, torch.float64: 1e-12}
 """Scores closer than this share of the samples' norms may be told apart by rounding: picks are compared up to there."""
+
+LOOKED = {"noise": 0.45, "sparse": 0.45, "decaying": 0.06, "shared direction": 0.9}
+"""Share of all scores that may be computed: a fifth above what is."""
 
 D = 12
 
@@ -189,26 +195,44 @@ def test_omp_agrees_with_scikit_learn():
     assert_close(ours, torch.from_numpy(theirs).T, EXACT_TOL)
 
 
-@pytest.mark.parametrize("kind", ["noise", "sparse", "decaying"])
-def test_looking_ahead_changes_no_pick(kind, monkeypatch):
-    import residual_lens.spectral.pursuit.search as search
-
+@pytest.mark.parametrize("kind", ["noise", "sparse", "decaying", "shared direction"])
+def test_many_atoms_are_left_out_and_no_pick_changes(kind, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     atoms = normalize(torch.randn(900, 40, generator=generator), dim=1)
+    few = (torch.rand(500, 900, generator=generator) < 0.005).float() @ atoms
     x = {
         "noise": lambda: torch.randn(500, 40, generator=generator),
-        "sparse": lambda: (torch.rand(500, 900, generator=generator) < 0.005).float() @ atoms,
+        "sparse": lambda: few,
         "decaying": lambda: torch.randn(500, 40, generator=generator) / torch.arange(1, 41),
+        # Rounding is that of the whole data, and what decides is what the first pick leaves.
+        "shared direction": lambda: few + 300 * torch.randn(500, 1, generator=generator) * atoms[7],
     }[kind]()
-    # It does not pay where samples have few dimensions.
-    monkeypatch.setattr(search, "FEW", 1)
-    calls = []
-    look = search.look_ahead
-    monkeypatch.setattr(search, "look_ahead", lambda *a: calls.append(look(*a)) or calls[-1])
+    looked, scores = [], Samples.scores
+    monkeypatch.setattr(Samples, "scores", lambda self, part: looked.append(len(part)) or scores(self, part))
     pursuit, twin = somp(x, atoms, 15, coherence_penalty=0.1), naive_somp(x, atoms, 15, coherence_penalty=0.1)
     assert_same(pursuit, twin, torch.float32, FLOAT32_AGAINST_FLOAT64_TOL)
-    # Where bounds say nothing it must really have been looked ahead, and more than once.
-    assert (len(calls) > 1) == (kind != "decaying")
+    assert sum(looked) < LOOKED[kind] * 15 * len(atoms)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_score_is_above_its_bound(case, dtype):
+    x, atoms = (each.to(dtype) for each in case)
+    samples, beside = Samples(x, center=True), Atoms(atoms, None, dtype)
+    bounds, everything = Bounds(samples, beside), torch.arange(len(atoms))
+    for pick in range(8):
+        left = beside.deflated(everything)
+        exact = samples.exact_scores(left)
+        assert (exact <= bounds.values() * (1 + 1e-12)).all()
+        # Bounds are of scores that were computed some picks ago, once or twice, or of none.
+        if pick in (0, 2):
+            bounds.tighten(everything[pick::3], *samples.scores(left[pick::3]))
+            bounds.tighten(everything[2::4], *samples.scores(left[2::4]))
+            assert (exact <= bounds.values() * (1 + 1e-12)).all()
+        best = int(exact.masked_fill_(bounds.struck, -1.0).argmax())
+        if torch.linalg.vector_norm(left[best]) < 1e-4:
+            break
+        beside.pick(best)
+        bounds.take_off(beside)
 
 
 def test_the_lowest_of_equal_atoms_is_picked():

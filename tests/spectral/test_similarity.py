@@ -71,8 +71,18 @@ def test_ties_are_broken_as_by_the_loop(weighted):
         )
     else:
         assert_close(spectral_cosine(x, y), naive(x, y), EXACT_TOL)
+    for few in (3, 5):
+        assert_close(spectral_cosine(x[:, :few], y), naive(x[:, :few], y), EXACT_TOL)
+        assert_close(spectral_cosine(x, y[:, :few]), naive(x, y[:, :few]), EXACT_TOL)
     # The rule matters: with rows in the other order, other ties win.
     assert not torch.allclose(spectral_cosine(x.flip(1), y), spectral_cosine(x, y))
+
+
+def test_without_ties_no_ranks_are_needed(monkeypatch):
+    monkeypatch.delattr(similarity, "_matched_in_order")
+    x, y, weights = bases(40, 24, 40), bases(40, 24, 40, seed=1), eigenvalues(40, 24)
+    y[:, 20:] = 0.0
+    assert_close(spectral_cosine(x, y, x_weights=weights), naive(x, y, weights, (y[..., 0] != 0).double()), EXACT_TOL)
 
 
 @pytest.mark.parametrize(

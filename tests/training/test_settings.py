@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from residual_lens.errors import InputError
+from residual_lens.errors import InputError, MismatchError
+from residual_lens.hooked import HookedViT
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training import LinearAdapter, LiveSamples, cache_samples, train_adapter
+from residual_lens.training import CachedSamples, LinearAdapter, LiveSamples, cache_samples, train_adapter
+from residual_lens.training.coordinates import coordinates
 from tests.training.toy import toy_classifier, toy_split
 
 
@@ -51,3 +53,43 @@ def test_labels_that_are_no_classes_are_refused_where_they_are_scored(labels):
     classifier = ZeroShotClassifier(torch.eye(3), ("a", "b", "c"), 1.0)
     with pytest.raises(InputError, match="but there are 3 classes"):
         classifier.accuracy(torch.ones(2, 3), torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"path": "sideways"}, "path must be 'direct' or 'stream', got 'sideways'"),
+        ({"precision": "64-true"}, "precision is one of 32-true, bf16-mixed, 16-mixed, got '64-true'"),
+        ({"precision": "16-mixed"}, "'16-mixed' needs an accelerator"),
+        ({"l1": -0.1}, "l1 is a factor"),
+        ({"l1": 0.1}, "l1 penalises scales, and LinearAdapter has none"),
+        ({"devices": 0}, "devices and nodes start at 1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(hvit, wrong, message):
+    samples = cache_samples(hvit, *toy_split(hvit, 10, seed=1))
+    with pytest.raises(InputError, match=message):
+        train_adapter(
+            LinearAdapter(hvit.cfg.d_out), hvit, toy_classifier(hvit), train=samples, validation=samples, **wrong
+        )
+
+
+def test_classes_without_training_samples_are_named_unless_they_may_be_missing(hvit):
+    samples = cache_samples(hvit, *toy_split(hvit, 10, seed=1))
+    some = CachedSamples(samples.decomposition, samples.labels.clamp(max=1))
+    options = {"train": some, "validation": samples, "max_epochs": 1}
+    with pytest.raises(InputError, match="no image of 1 of 3 classes: class 2"):
+        train_adapter(LinearAdapter(hvit.cfg.d_out), hvit, toy_classifier(hvit), **options)
+    adapter = LinearAdapter(hvit.cfg.d_out)
+    assert train_adapter(adapter, hvit, toy_classifier(hvit), **options, allow_missing_classes=True).epochs == 1
+
+
+def test_coordinates_on_the_stream_path_and_samples_of_another_model_are_refused(hvit):
+    adapter, other = LinearAdapter(hvit.cfg.d_out), HookedViT.wrap(hvit.source, center="uniform")
+    samples = cache_samples(hvit, *toy_split(hvit, 10, seed=1))
+    direct = coordinates(adapter, samples)
+    with pytest.raises(InputError, match="know nothing of the stream"):
+        train_adapter(adapter, hvit, toy_classifier(hvit), train=direct, validation=direct, path="stream")
+    foreign = cache_samples(other, *toy_split(other, 10, seed=1))
+    with pytest.raises(MismatchError, match="validation split has contributions of"):
+        train_adapter(adapter, hvit, toy_classifier(hvit), train=samples, validation=foreign)

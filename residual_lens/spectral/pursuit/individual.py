@@ -77,7 +77,7 @@ def omp(
             blocks.append(pursuit.run(n_picks, nonnegative))
     indices, weights, left, cosines = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     longest = int((indices >= 0).sum(dim=1).max())
-    total = samples.along(samples.mean[None])[1].square().sum()
+    total = samples.norms.square().sum()
     explained = 1 - left.sum(dim=0) / total.where(total > 0, 1.0)
     return Pursuit(
         indices=indices[:, :longest],

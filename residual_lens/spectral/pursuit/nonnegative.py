@@ -4,12 +4,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residual_lens.spectral.pursuit.ahead import Stage
 from residual_lens.spectral.pursuit.dictionary import Atoms
 from residual_lens.spectral.pursuit.least_squares import nonnegative_weights
 from residual_lens.spectral.pursuit.result import Pursuit
 from residual_lens.spectral.pursuit.samples import Samples
-from residual_lens.spectral.pursuit.search import LARGEST_BLOCK, decided
+from residual_lens.spectral.pursuit.search import LARGEST_BLOCK, Stage, decided
 
 # Samples whose weights are computed together.
 BLOCK = 1024
@@ -65,4 +64,4 @@ def _best(left: Samples, atoms: Atoms, nothing: float) -> int | None:
     everything = torch.arange(len(atoms.given), device=picked.device)
     found = [left.scores(parts(block)) for block in everything.split(LARGEST_BLOCK)]
     scores, slack = (torch.cat(each) for each in zip(*found, strict=True))
-    return decided(left, Stage(None, everything, scores, slack), atoms.factors, nothing, parts)
+    return decided(left, Stage(everything, scores, slack), atoms.factors, nothing, parts)

@@ -60,7 +60,7 @@ def of_directions(
         atoms: the picked atoms, in the dtype of the result.
         frame: of the samples' coordinates.
     """
-    coordinates, norms = samples.along(directions)
+    coordinates, norms = samples.along(directions), samples.norms
     explained = coordinates.square().cumsum(dim=1)
     total = norms.square().sum()
     weights = torch.linalg.solve_triangular(triangle, coordinates, upper=False, left=False)

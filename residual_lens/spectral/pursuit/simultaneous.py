@@ -70,7 +70,7 @@ def somp(
         if nonnegative:
             return nonnegative_somp(samples, dictionary, n_picks, dtype, NOTHING_LEFT[rounded])
         search = Search(samples, dictionary, rounded)
-        while len(dictionary.picked) < n_picks and search.pick(n_picks - len(dictionary.picked)):
+        while len(dictionary.picked) < n_picks and search.pick():
             pass
         picked = list(dictionary.picked)
         seen = dictionary.seen(dictionary.directions)

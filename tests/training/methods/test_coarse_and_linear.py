@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from residual_lens.errors import InputError, MismatchError
-from residual_lens.training import Coarse, LinearAdapter
+from residual_lens.training.methods import Coarse, LinearAdapter
 from tests.interventions.test_residual_stream import stream_terms
 from tests.interventions.tiny_bases import hooks_in_force
 from tests.tolerances import FLOAT32_TOL, assert_changed, assert_close

@@ -1,0 +1,40 @@
+"""Two processes train what one trains."""
+
+import pytest
+
+from residual_lens.interventions import ResiDual
+from residual_lens.training import LiveSamples, cache_samples, train_adapter
+from tests.interventions.tiny_bases import bases_for, wrapped
+from tests.tolerances import FLOAT32_TOL, assert_close
+from tests.training.toy import toy_classifier, toy_split
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["direct", "stream"])
+def test_two_processes_give_the_same_as_one(path, tmp_path):
+    hvit = wrapped("ViT-B-16")
+    # 25 in batches of 12: the last step has one sample, for one of the two.
+    splits = {name: toy_split(hvit, n, seed=n) for name, n in (("train", 25), ("validation", 31))}
+    make = cache_samples if path == "direct" else lambda hvit, images, labels: LiveSamples(images, labels)
+    samples = {name: make(hvit, *split) for name, split in splits.items()}
+    found = []
+    for devices in (1, 2):
+        adapter = ResiDual.from_bases(bases_for(hvit), scales="ones", keep_mean=True)
+        log = train_adapter(
+            adapter,
+            hvit,
+            toy_classifier(hvit),
+            **samples,
+            path=path,
+            learning_rate=0.05,
+            batch_size=12,
+            max_epochs=2,
+            devices=devices,
+            folder=tmp_path / str(devices),
+        )
+        found.append((adapter.scales, log))
+    (one, one_log), (two, two_log) = found
+    assert_close(two, one, 10 * FLOAT32_TOL)
+    assert two_log.validation_accuracy == one_log.validation_accuracy
+    assert two_log.train_loss == pytest.approx(one_log.train_loss, rel=10 * FLOAT32_TOL)
+    assert (two_log.steps, two_log.best_epoch) == (one_log.steps, one_log.best_epoch)

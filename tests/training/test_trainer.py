@@ -1,0 +1,216 @@
+"""What Lightning does for us: the arithmetic of a plain loop, a found rate, a place where a loss fails, silence."""
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from residual_lens.errors import InputError, ResidualLensError
+from residual_lens.interventions import ResiDual
+from residual_lens.training import Coarse, LiveSamples, cache_samples, train_adapter
+from residual_lens.training.coordinates import Coordinates, coordinates
+from residual_lens.training.order import Order
+from tests.interventions.tiny_bases import bases_for, hooks_in_force
+from tests.reference.training_loop import trained_scales
+from tests.tolerances import FLOAT64_TOL, assert_close
+from tests.training.toy import ScriptedValidation, toy_classifier, toy_split
+
+
+def residual_for(hvit) -> ResiDual:
+    return ResiDual.from_bases(bases_for(hvit), variant="residual*", scales="ones", explained_variance=0.5)
+
+
+def coordinates_for(hvit, adapter, n: int) -> Coordinates:
+    return coordinates(adapter, cache_samples(hvit, *toy_split(hvit, n, seed=n)), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.3])
+def test_two_epochs_are_those_of_the_plain_loop(hvit, l1):
+    adapter, classifier = residual_for(hvit).double(), toy_classifier(hvit)
+    train = coordinates_for(hvit, adapter, 13)
+    options = {"learning_rate": 0.05, "max_epochs": 2, "batch_size": 5, "seed": 3, "l1": l1}
+    # Whatever comes later is better: the last weights are kept.
+    validation = ScriptedValidation(classifier, [0.1, 0.2, 0.3])
+    batches = []
+    for epoch in range(2):
+        order = Order(13, 5, seed=3)
+        order.set_epoch(epoch)
+        batches += [batch.rows for block in order for batch in block]
+    assert sorted(torch.cat(batches[:3]).tolist()) == list(range(13))
+    assert torch.cat(batches[:3]).tolist() != torch.cat(batches[3:]).tolist()
+    log = train_adapter(adapter, hvit, classifier, train=train, validation=validation, **options)
+    assert (log.epochs, log.best_epoch, log.steps) == (2, 2, 6)
+    twin = trained_scales(
+        train.base,
+        train.values,
+        train.directions,
+        classifier.weights,
+        train.labels,
+        logit_scale=classifier.logit_scale,
+        batches=batches,
+        learning_rate=0.05,
+        l1=l1,
+    )
+    assert_close(adapter.scales[train.index], twin, 1e3 * FLOAT64_TOL)
+
+
+def test_a_penalty_makes_scales_smaller(hvit):
+    sums = []
+    for l1 in (0.0, 10.0):
+        adapter = residual_for(hvit)
+        train = coordinates_for(hvit, adapter, 30)
+        train_adapter(
+            adapter,
+            hvit,
+            toy_classifier(hvit),
+            train=train,
+            validation=ScriptedValidation(toy_classifier(hvit), [0.1, 0.2, 0.3, 0.4]),
+            max_epochs=3,
+            learning_rate=0.02,
+            l1=l1,
+        )
+        sums.append(adapter.scales.abs().sum())
+    assert sums[1] < 0.97 * sums[0]
+
+
+def test_a_found_rate_is_the_seeds_and_the_weights_are_as_they_were(hvit, monkeypatch):
+    classifier = toy_classifier(hvit)
+    train, validation = (LiveSamples(*toy_split(hvit, n, seed=n)) for n in (24, 12))
+    cached = [cache_samples(hvit, samples.images, samples.labels) for samples in (train, validation)]
+    found = []
+    for samples, seed in ((cached, 0), (cached, 0), (cached, 1), ((train, validation), 0)):
+        adapter = Coarse(3, 3)
+        log = train_adapter(
+            adapter,
+            hvit,
+            classifier,
+            train=samples[0],
+            validation=samples[1],
+            seed=seed,
+            batch_size=12,
+            max_epochs=1,
+            find_learning_rate=True,
+        )
+        plain = Coarse(3, 3)
+        again = train_adapter(
+            plain,
+            hvit,
+            classifier,
+            train=samples[0],
+            validation=samples[1],
+            seed=seed,
+            batch_size=12,
+            max_epochs=1,
+            learning_rate=log.learning_rate,
+        )
+        assert torch.equal(adapter.scales, plain.scales)
+        assert again.train_loss == log.train_loss
+        found.append(log.learning_rate)
+    assert found[0] == found[1] != found[2]
+    assert found[3] == pytest.approx(found[0], rel=1e-3)
+    # A rate that trains: neither lost in the noise of the lowest nor beyond where the loss grows.
+    assert 0.01 < found[0] < 5
+    assert hooks_in_force(hvit) == 0
+
+
+def test_the_error_names_the_unit_whose_coordinates_fail(hvit):
+    adapter = residual_for(hvit)
+    train = coordinates_for(hvit, adapter, 12)
+    place = adapter.config.counts[0]
+    train.values[:, train.index == place] = float("inf")
+    expected = rf"at step 1 of epoch 1: 1 coordinates times their scales.*the first, of {adapter.config.units[1]}\."
+    with pytest.raises(ResidualLensError, match=expected):
+        train_adapter(adapter, hvit, toy_classifier(hvit), train=train, validation=train)
+
+
+def test_the_error_names_the_scale_that_fails(hvit):
+    adapter = residual_for(hvit)
+    train = coordinates_for(hvit, adapter, 12)
+    place = adapter.config.counts[0]
+    with torch.no_grad():
+        adapter.scales[place + 1 :] = float("nan")
+    expected = rf"numbers in scales are not finite, the first is {place + 1}, of {adapter.config.units[1]}\."
+    with pytest.raises(ResidualLensError, match=expected):
+        train_adapter(adapter, hvit, toy_classifier(hvit), train=train, validation=train)
+
+
+@pytest.mark.parametrize(("layer", "head"), [(0, 2), (2, 1)])
+def test_the_error_names_the_first_unit_in_the_stream(hvit, layer, head):
+    train = LiveSamples(*toy_split(hvit, 6, seed=1))
+
+    def fail(values, hook):
+        values = values.clone()
+        values[..., head, :] = float("inf")
+        return values
+
+    with (
+        hvit.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_z", fail)]),
+        pytest.raises(ResidualLensError, match=f"L{layer}H{head} is the first unit in the stream"),
+    ):
+        train_adapter(Coarse(3, 3), hvit, toy_classifier(hvit), train=train, validation=train)
+
+
+def test_nothing_of_the_process_is_changed(hvit, capfd, tmp_path):
+    samples = cache_samples(hvit, *toy_split(hvit, 12, seed=1))
+
+    def state():
+        levels = {name: logging.getLogger(name).level for name in ("lightning", "lightning.pytorch")}
+        return torch.get_rng_state().tolist(), levels, dict(os.environ), list(warnings.filters), torch.is_grad_enabled()
+
+    train_adapter(Coarse(3, 3), hvit, toy_classifier(hvit), train=samples, validation=samples, max_epochs=1)
+    capfd.readouterr()
+    with torch.no_grad():
+        before = state()
+        for options in ({}, {"find_learning_rate": True}, {"folder": tmp_path}):
+            train_adapter(
+                Coarse(3, 3), hvit, toy_classifier(hvit), train=samples, validation=samples, max_epochs=1, **options
+            )
+        assert state() == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_logger_that_is_not_there_is_refused(hvit, tmp_path):
+    samples = cache_samples(hvit, *toy_split(hvit, 12, seed=1))
+    options = {"train": samples, "validation": samples, "max_epochs": 1}
+    with pytest.raises(InputError, match="logger is 'csv', 'tensorboard' or 'wandb', got 'comet'"):
+        train_adapter(Coarse(3, 3), hvit, toy_classifier(hvit), logger="comet", folder=tmp_path, **options)
+    with pytest.raises(InputError, match="writes into a folder: pass folder="):
+        train_adapter(Coarse(3, 3), hvit, toy_classifier(hvit), logger="wandb", **options)
+
+
+def test_mixed_precision_trains_parameters_that_stay_float32(hvit):
+    samples = cache_samples(hvit, *toy_split(hvit, 30, seed=1))
+    scales = []
+    for precision in ("32-true", "bf16-mixed"):
+        adapter = Coarse(3, 3)
+        rising = ScriptedValidation(toy_classifier(hvit), [0.1, 0.2, 0.3])
+        options = {"train": samples, "validation": rising, "max_epochs": 2, "learning_rate": 0.05}
+        train_adapter(adapter, hvit, toy_classifier(hvit), precision=precision, **options)
+        assert adapter.scales.dtype == torch.float32
+        scales.append(adapter.scales.detach())
+    assert not torch.equal(*scales)
+
+
+@pytest.mark.slow
+def test_lightning_is_loaded_by_training_only():
+    code = (
+        "import sys, residual_lens.training.loop, residual_lens.training.checkpoints; print('lightning' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert found.stdout == "False\n"
+
+
+def test_processes_share_every_batch():
+    shares = [
+        [batch for block in Order(11, 4, block=2, seed=1, rank=rank, world=3) for batch in block] for rank in range(3)
+    ]
+    whole = [batch for block in Order(11, 4, seed=1) for batch in block]
+    for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
+        rows = torch.cat([part.rows[: part.share] for part in parts])
+        assert sorted(rows.tolist()) == sorted(batch.rows.tolist())
+        assert {part.size for part in parts} == {len(batch.rows)}
+        assert min(len(part.rows) for part in parts) >= 1
