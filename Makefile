@@ -28,6 +28,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python scripts/benchmark.py
 	$(BIN)/python scripts/benchmark_spectra.py
 	$(BIN)/python scripts/benchmark_pursuit.py
+	$(BIN)/python scripts/benchmark_training.py
 
 clean:
 	rm -rf $(VENV) demo

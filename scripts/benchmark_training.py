@@ -45,7 +45,7 @@ from residual_lens.interventions import Adapter, ResiDual
 from residual_lens.interventions.config import ResiDualConfig
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training import train_adapter
-from residual_lens.training.coordinates import Coordinates, coordinates
+from residual_lens.training.cached import Coordinates, coordinates
 from residual_lens.training.data import CachedSamples
 
 ROWS = ("step", "live", "run", "trainer")

@@ -1,10 +1,11 @@
 """Write scikit-learn's handwritten digits as a folder of images, one subfolder a class, to try your own data's way.
 
     python scripts/digits_as_folder.py data/digits
-    residual-lens train --model attribute-clip --data folder:data/digits --method residual
+    residual-lens train --model attribute-clip --data folder:data/digits --templates "the digit {}" --method residual
 
 Real scans, enlarged as `load_task("digits", …)` enlarges them and split as it splits them (seed 0): 1,000 for training,
-250 for validation, 500 for the test, as PNGs in `<split>/<class>/<number>.png`.
+250 for validation, 500 for the test, as PNGs in `<split>/<class>/<number>.png`. Prompts are given because the shipped
+model knows few words; `--classifier means` does without any.
 """
 
 from pathlib import Path

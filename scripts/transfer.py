@@ -41,7 +41,7 @@ from residual_lens import (
 )
 from residual_lens.data import ImageSplit
 from residual_lens.errors import InputError
-from residual_lens.training.coordinates import Coordinates, coordinates
+from residual_lens.training.cached import Coordinates, coordinates
 
 
 @dataclass(frozen=True)

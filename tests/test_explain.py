@@ -17,7 +17,7 @@ from residual_lens.explain.saying import UnitEdit, labels_of_unit, texts_along
 from residual_lens.interventions import ResiDual
 from residual_lens.text import Dictionary
 from residual_lens.training import CachedSamples, cache_samples
-from residual_lens.training.coordinates import coordinates
+from residual_lens.training.cached import coordinates
 from residual_lens.units import Unit, Units
 from tests.interventions.tiny_bases import bases_for, cut, scales_by_unit
 from tests.reference.explanation import naive_embeddings, naive_energy, naive_pruned_accuracy

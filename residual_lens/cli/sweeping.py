@@ -65,6 +65,8 @@ def sweep(
         memory: of one, as sbatch takes it, such as 64G.
         tasks: at most so many, which share the runs out between them; Slurm itself takes 1000 unless set up otherwise.
     """
+    from tqdm import tqdm
+
     from residual_lens.files import write_atomically
     from residual_lens.training.slurm import Slurm, slurm_script
     from residual_lens.training.sweep import arguments, grid, in_order, run_sweep, unfinished
@@ -88,10 +90,29 @@ def sweep(
         write_atomically(slurm, script.encode())
         console.print(f"Wrote {slurm}: submit it with sbatch.", markup=False)
         return
-    with _stopped_by_signals():
-        failures = run_sweep(
-            configs, resources, out, at_once=1 if at_once is None else at_once, progress=console.is_terminal
+
+    def tell(line: str) -> None:
+        # Above the bar, if there is one.
+        tqdm.write(line, file=sys.stdout)
+
+    try:
+        with _stopped_by_signals():
+            failures = run_sweep(
+                configs,
+                resources,
+                out,
+                at_once=1 if at_once is None else at_once,
+                progress=console.is_terminal,
+                report=tell,
+            )
+    except (KeyboardInterrupt, SystemExit):
+        left = len(unfinished(configs, out))
+        console.print(
+            f"Interrupted: {len(configs) - left} of {len(configs)} runs are finished, in {out}. Nothing is "
+            "lost: the same command goes on.",
+            markup=False,
         )
+        raise
     for failure in failures:
         said = failure.last_words.removeprefix("residual-lens: ")
         console.print(

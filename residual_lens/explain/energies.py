@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residual_lens.report.explanation import Energy
-from residual_lens.training.coordinates import Coordinates
+from residual_lens.training.cached import Coordinates
 
 ROWS = 256
 """Samples that are in float64 at once."""

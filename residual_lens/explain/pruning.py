@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residual_lens.training.coordinates import Coordinates
+from residual_lens.training.cached import Coordinates
 
 MOST_NUMBERS = 2**22
 """Coordinates of samples that are in float64 at once: 32 MiB."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
 from residual_lens.hooked.root import Hook
-from residual_lens.interventions.saving import Shared
+from residual_lens.interventions.saving import HubAdapter
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.units import Units
 
@@ -100,7 +100,7 @@ class CachedForm:
     """The same for every sample: means that stay or go."""
 
 
-class Adapter(Shared, nn.Module, ABC):
+class Adapter(HubAdapter, nn.Module, ABC):
     """A trainable edit of a `HookedViT`, in force inside `with adapter.attached(hvit):`."""
 
     learning_rate: ClassVar[float]

@@ -4,9 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from inspect import formatannotation
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
+from beartype import BeartypeConf
+from beartype.door import is_bearable
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
@@ -18,18 +21,20 @@ from residual_lens.errors import InputError
 from residual_lens.files import write_atomically
 
 FORMAT_VERSION = 1
-CARD = "README.md"
+CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 NO_CARD = """---
 library_name: residual_lens
 tags: [residual_lens]
 ---
 An adapter of residual_lens for a vision transformer. What it was trained on was not written down.
 """
+NUMBERS = BeartypeConf(is_pep484_tower=True)
+"""Of JSON: 1 is a float as well."""
 Config = TypeVar("Config")
-Found = TypeVar("Found", bound="Shared")
+Found = TypeVar("Found", bound="HubAdapter")
 
 
-class Shared(PyTorchModelHubMixin):
+class HubAdapter(PyTorchModelHubMixin):
     """`save_pretrained`, `push_to_hub` and `from_pretrained` for what has `save(folder)` and `load(folder, …)`.
 
     Nothing is ever unpickled, from the hub neither: what `load` does not read is not fetched.
@@ -84,7 +89,7 @@ class Shared(PyTorchModelHubMixin):
                         force_download=force_download,
                         local_files_only=local_files_only,
                         token=token,
-                        allow_patterns=["*.json", "*.safetensors", CARD],
+                        allow_patterns=[CONFIG, TENSORS, CARD],
                     )
                 )
             except (HFValidationError, OSError) as error:
@@ -115,8 +120,8 @@ def save_folder(folder: str | Path, *, kind: str, config: Any, tensors: Mapping[
     data = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     header = {"format": FORMAT_VERSION, "kind": kind, "sha256": hashlib.sha256(data).hexdigest()}
     text = json.dumps({**header, "config": asdict(config)}, indent=2, ensure_ascii=False)
-    write_atomically(folder / "model.safetensors", data)
-    write_atomically(folder / "config.json", f"{text}\n".encode())
+    write_atomically(folder / TENSORS, data)
+    write_atomically(folder / CONFIG, f"{text}\n".encode())
 
 
 def load_folder(folder: str | Path, *, kind: str, config_type: type[Config]) -> tuple[Config, dict[str, Tensor]]:
@@ -126,11 +131,11 @@ def load_folder(folder: str | Path, *, kind: str, config_type: type[Config]) -> 
         InputError: missing, of another kind or format, or damaged; the message says which.
     """
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
+    for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
             raise InputError(f"{folder} has no {name}: give a folder that {kind}.save wrote.")
     try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{folder / 'config.json'} is not JSON: {error}.") from error
     header = saved if isinstance(saved, dict) else {}
@@ -139,7 +144,7 @@ def load_folder(folder: str | Path, *, kind: str, config_type: type[Config]) -> 
             f"{folder} holds kind={header.get('kind')!r}, format={header.get('format')!r}; expected kind={kind!r}, "
             f"format={FORMAT_VERSION}."
         )
-    data = (folder / "model.safetensors").read_bytes()
+    data = (folder / TENSORS).read_bytes()
     if hashlib.sha256(data).hexdigest() != header.get("sha256"):
         raise InputError(
             f"{folder / 'model.safetensors'} is not the file that config.json describes: the save was interrupted or a "
@@ -157,4 +162,11 @@ def _config(config_type: type[Config], values: Any) -> Config:
         raise TypeError(
             f"config has fields {sorted(values) if isinstance(values, dict) else values}, not {sorted(names)}"
         )
-    return config_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    for name, hint in get_type_hints(config_type).items():
+        value = given[name]
+        # Whole numbers are sizes, in all configurations.
+        numbers = [x for x in (value if isinstance(value, tuple) else [value]) if isinstance(x, int)]
+        if not is_bearable(value, hint, conf=NUMBERS) or min(numbers, default=0) < 0:
+            raise TypeError(f"{name} is {value!r}, expected {formatannotation(hint)}, not below 0")
+    return config_type(**given)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from residual_lens.training.cached import Coordinates, coordinates
     from residual_lens.training.data import CachedSamples, cache_samples
     from residual_lens.training.live import LiveImages, LiveSamples
     from residual_lens.training.loop import evaluate, train_adapter
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from residual_lens.training.progress import TrainingLog
 
 _HOMES = {
+    "cached": ("Coordinates", "coordinates"),
     "data": ("CachedSamples", "cache_samples"),
     "live": ("LiveImages", "LiveSamples"),
     "loop": ("evaluate", "train_adapter"),
@@ -25,11 +27,13 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "CachedSamples",
     "Coarse",
+    "Coordinates",
     "LinearAdapter",
     "LiveImages",
     "LiveSamples",
     "TrainingLog",
     "cache_samples",
+    "coordinates",
     "evaluate",
     "train_adapter",
 ]

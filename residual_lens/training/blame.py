@@ -1,4 +1,4 @@
-"""Where a loss that is not a number comes from: which scales, whose contribution."""
+"""Where what is not a number comes from: which scales, whose contribution."""
 
 from functools import partial
 from typing import cast
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from residual_lens.errors import ResidualLensError
 from residual_lens.interventions.adapter import Origin
-from residual_lens.training.coordinates import Coordinates
+from residual_lens.training.cached import Coordinates
 from residual_lens.training.feeding import embed
 from residual_lens.training.live import LiveImages, LiveSamples
 from residual_lens.training.order import Batch
@@ -17,24 +17,24 @@ from residual_lens.training.settings import Job
 
 
 @torch.no_grad()
-def not_finite(loss: float, place: str, job: Job, batch: Batch, learning_rate: float) -> ResidualLensError:
-    """The error that ends training: where the loss stopped being a number, and which unit did first.
+def not_finite(what: str, name: str, job: Job, batch: Batch, learning_rate: float) -> ResidualLensError:
+    """The error that ends training: what stopped being a number, and which unit did first.
 
     Args:
-        loss: what came out.
-        place: step and epoch.
-        job: its adapter has the parameters that gave this loss, and is in force if it trains live.
-        batch: the samples of the step.
+        what: is not finite, and when.
+        name: of the split.
+        job: its adapter has the parameters that gave this, and is in force if it trains live.
+        batch: the samples.
         learning_rate: of the optimizer.
     """
-    split, reason = job.splits["train"], _of_parameters(job)
+    split, reason = job.splits[name], _of_parameters(job)
     if not reason and isinstance(split, Coordinates):
         reason = _of_coordinates(job, split, batch)
     if not reason and isinstance(split, LiveSamples | LiveImages):
         reason = _of_images(job, split, batch)
     reason = reason or "every unit is finite, what they add up to is not"
     return ResidualLensError(
-        f"The loss is {loss} {place}: {reason}. Lower learning_rate (it is {learning_rate:g}), unless the samples are "
+        f"{what}: {reason}. Lower learning_rate (it is {learning_rate:g}), unless the samples are "
         "at fault. The adapter has the weights that were best on validation."
     )
 
@@ -51,7 +51,9 @@ def _of_parameters(job: Job) -> str:
 
 def _unit_of_scale(job: Job, place: int) -> str:
     form = job.adapter.cached_form(Origin.of_model(job.hvit))
-    firsts = {} if form is None else {unit: scaled.first for unit, scaled in form.units.items()}
+    scaled_units = {} if form is None else form.units
+    # A unit without directions has no scale; its first is the next unit's.
+    firsts = {unit: x.first for unit, x in scaled_units.items() if x.directions is None or len(x.directions)}
     before = [unit for unit in firsts if firsts[unit] <= place]
     return f", of {max(before, key=firsts.__getitem__)}" if before else ""
 

@@ -20,6 +20,15 @@ METRICS = "metrics.csv"
 COLUMNS = ("epoch", "train_loss", "validation_accuracy", "seconds")
 
 
+class OtherRunError(MismatchError):
+    """A checkpoint is another run's."""
+
+    def __init__(self, message: str, differing: frozenset[str]) -> None:
+        super().__init__(message)
+        self.differing = differing
+        """What differs, as `identity` calls it."""
+
+
 def write_metrics(folder: Path, progress: Progress) -> None:
     """`metrics.csv`: a row an epoch, the start (without a training loss) first."""
     text = io.StringIO()
@@ -43,7 +52,7 @@ def checkpoint_to_resume(path: Path, run: Mapping[str, Any], parameters: Sequenc
         parameters: of its adapter, as they are.
 
     Raises:
-        MismatchError: it is another run's; the message says what differs.
+        OtherRunError: it is another run's; the message says what differs.
         InputError: it cannot be read.
     """
     if not path.exists():
@@ -55,12 +64,13 @@ def checkpoint_to_resume(path: Path, run: Mapping[str, Any], parameters: Sequenc
         raise InputError(f"{path} is no checkpoint of train_adapter ({error}): delete it to start anew.") from error
     # An adapter that an interrupted call has left holds the best weights until then.
     started = run["start"] if run["start"] not in (theirs.get("start"), digest(best)) else theirs.get("start")
-    for name, ours in {**run, "start": started}.items():
-        if theirs.get(name) != ours:
-            raise MismatchError(
-                f"{path} is of another run: {name} is {_short(theirs.get(name))} there and {_short(ours)} here. Give "
-                "each run a folder of its own, or delete the checkpoint to start anew."
-            )
+    differing = {name: ours for name, ours in {**run, "start": started}.items() if theirs.get(name) != ours}
+    for name, ours in differing.items():
+        raise OtherRunError(
+            f"{path} is of another run: {name} is {_short(theirs.get(name))} there and {_short(ours)} here. Give "
+            "each run a folder of its own, or delete the checkpoint to start anew.",
+            frozenset(differing),
+        )
     return True
 
 

@@ -5,7 +5,7 @@ import torch
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training.coordinates import Coordinates
+from residual_lens.training.cached import Coordinates
 from residual_lens.training.data import CachedSamples
 from residual_lens.training.feeding import Split
 from residual_lens.training.live import LiveImages, LiveSamples
@@ -25,10 +25,8 @@ def check_job(job: Job, *, allow_missing_classes: bool) -> None:
         raise InputError("Training needs gradients, which torch.inference_mode() rules out: leave it first.")
     if not job.parameters:
         raise InputError(f"{type(adapter).__name__} has no parameter that requires a gradient: nothing to train.")
-    if settings.l1 and "scales" not in dict(adapter.named_parameters()):
-        raise InputError(f"l1 penalises scales, and {type(adapter).__name__} has none: leave it at 0.")
-    if settings.precision == "16-mixed" and hvit.device.type == "cpu":
-        raise InputError("precision='16-mixed' needs an accelerator: use 'bf16-mixed' or '32-true' on a CPU.")
+    check_l1(settings.l1, type(adapter).__name__, has_scales="scales" in dict(adapter.named_parameters()))
+    check_device(hvit.device, precision=settings.precision, devices=settings.devices)
     width = classifier.weights.shape[1]
     if width != hvit.cfg.d_out:
         raise InputError(
@@ -43,6 +41,22 @@ def check_job(job: Job, *, allow_missing_classes: bool) -> None:
     # Entered and left: the adapter refuses a model that it does not belong to.
     with adapter.attached(hvit, settings.path):
         pass
+
+
+def check_l1(l1: float, name: str, *, has_scales: bool) -> None:
+    """Refuse a penalty where there is nothing that it is of."""
+    if l1 and not has_scales:
+        raise InputError(f"l1 penalises scales, and {name} has none: leave it at 0.")
+
+
+def check_device(device: torch.device, *, precision: str, devices: int) -> None:
+    """Refuse an arithmetic that a device does not have, and more of its kind than there are."""
+    if precision == "16-mixed" and device.type == "cpu":
+        raise InputError("precision='16-mixed' needs an accelerator: use 'bf16-mixed' or '32-true' on a CPU.")
+    # Of a CPU, as many processes as are asked for.
+    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.type != "cpu" and devices > there:
+        raise InputError(f"devices={devices} are more than the {there} of {device.type} here.")
 
 
 def check_labels(name: str, split: Split, classifier: ZeroShotClassifier) -> None:

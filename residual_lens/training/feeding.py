@@ -1,6 +1,8 @@
 """Batches of a split and their embeddings, whatever the split is made of."""
 
+import math
 from dataclasses import fields, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -11,7 +13,7 @@ from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training.coordinates import Coordinates
+from residual_lens.training.cached import Coordinates
 from residual_lens.training.data import Samples
 from residual_lens.training.live import LiveImages, LoadedBatches
 from residual_lens.training.order import Batch, Order
@@ -58,8 +60,8 @@ def _loader(split: Split, order: Order, augmented_by: int | None) -> DataLoader[
 
 def embed(split: Split, adapter: Adapter | None, hvit: HookedViT, batch: Batch) -> Float[Tensor, "batch d_out"]:
     """Edited embeddings of a batch, the adapter's hooks in force."""
-    if batch.pixels is not None:
-        return hvit(batch.pixels.to(hvit.device, hvit.dtype))
+    if isinstance(split, LiveImages):
+        return hvit(cast(Tensor, batch.pixels).to(hvit.device, hvit.dtype))
     rows = batch.rows.to(split.labels.device)
     if not isinstance(split, Coordinates):
         return split.embed(hvit, rows)
@@ -69,13 +71,18 @@ def embed(split: Split, adapter: Adapter | None, hvit: HookedViT, batch: Batch) 
 
 
 @torch.no_grad()
-def hits(split: Split, adapter: Adapter | None, hvit: HookedViT, classifier: ZeroShotClassifier, batch: Batch) -> int:
-    """How many samples of a batch are classified as their labels say."""
+def hits(split: Split, adapter: Adapter | None, hvit: HookedViT, classifier: ZeroShotClassifier, batch: Batch) -> float:
+    """How many samples of a batch are classified as their labels say; NaN where that cannot be said.
+
+    The largest of logits that are NaN is the first, and an embedding of infinite length scores 0 everywhere.
+    """
     embedding = embed(split, adapter, hvit, batch)
     logits = classifier.logits(embedding) if adapter is None else adapter.logits(embedding, classifier)
+    finite = logits.isfinite().all() & embedding.norm(dim=-1).isfinite().all()
     chosen = logits.argmax(dim=-1).to(split.labels.device)
-    right = chosen == split.labels[batch.rows.to(split.labels.device)]
-    return int(right[: batch.share].sum())
+    right = (chosen == split.labels[batch.rows.to(split.labels.device)])[: batch.share].sum()
+    # One number, so that an accelerator is waited for once.
+    return float(torch.where(finite.to(right.device), right.double(), math.nan))
 
 
 def on_device(split: Split, device: torch.device) -> Split:

@@ -40,7 +40,8 @@ def fit(job: Job, started: float, *, folder: Path | None, logger: str, progress:
         logger: see there.
         progress: see there.
     """
-    reached = Progress(job.settings.learning_rate, best=snapshot(job.parameters))
+    start = snapshot(job.parameters)
+    reached = Progress(job.settings.learning_rate, best=start)
     with TemporaryDirectory() as scratch, undisturbed():
         logs = logger_named(logger, folder)
         # Several processes leave their state somewhere in any case.
@@ -60,11 +61,14 @@ def fit(job: Job, started: float, *, folder: Path | None, logger: str, progress:
         )
         try:
             trainer.fit(module, ckpt_path=state / LAST if resumed and state else None, weights_only=True)
-        except ProcessRaisedException as error:
-            # What other processes had reached is known from their last checkpoint alone.
-            if state is not None and (state / LAST).exists():
-                reached.load(saved_state(state / LAST)["state_dict"]["_extra_state"])
-            raise ResidualLensError(f"Training failed in another process: {error}") from error
+        except BaseException as error:
+            # The checkpoint alone tells what other processes have reached, and what the same call can go on from.
+            if state is not None:
+                found = (state / LAST).exists()
+                reached.best = saved_state(state / LAST)["state_dict"]["_extra_state"]["best"] if found else start
+            if isinstance(error, ProcessRaisedException):
+                raise ResidualLensError(f"Training failed in another process: {error}") from error
+            raise
         finally:
             module.detach()
             restore(job.parameters, reached.best, job.device)

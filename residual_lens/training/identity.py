@@ -17,8 +17,10 @@ def identity(job: Job) -> dict[str, Any]:
     adapter, hvit, classifier = job.adapter, job.hvit, job.classifier
     trained = {id(parameter) for parameter in job.parameters}
     shapes = {name: list(parameter.shape) for name, parameter in adapter.named_parameters()}
+    # How many processes share a batch decides its rounding alone.
+    settings = {name: x for name, x in asdict(job.settings).items() if name not in ("devices", "num_nodes")}
     run = {
-        **asdict(job.settings),
+        **settings,
         "adapter": f"{type(adapter).__name__} {shapes}",
         "start": digest(job.parameters),
         "adapter's fixed values": digest(_but(trained, adapter.state_dict(keep_vars=True))),

@@ -70,11 +70,6 @@ class LiveImages:
         """Class indices."""
         return torch.from_numpy(self.images.labels())
 
-    def embed(self, hvit: HookedViT, rows: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_out"]:
-        """Embeddings of images as they are, all hooks in force."""
-        pixels = torch.stack([self.pixels(int(row)) for row in rows])
-        return hvit(pixels.to(hvit.device, hvit.dtype))
-
     def pixels(self, row: int, augmented_by: int | None = None) -> Float[Tensor, "3 height width"]:
         """One image as the model takes it.
 

@@ -1,5 +1,6 @@
 """Training of an adapter on a frozen model: cross-entropy to a zero-shot classifier, schedule-free AdamW."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -7,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter
 from residual_lens.text import ZeroShotClassifier
+from residual_lens.training.cached import Coordinates, coordinates
 from residual_lens.training.checks import check_job, check_labels
-from residual_lens.training.coordinates import Coordinates, coordinates
 from residual_lens.training.data import CachedSamples
-from residual_lens.training.feeding import Split, evaluation_batches, hits
+from residual_lens.training.feeding import Split, evaluation_batches, hits, on_device
 from residual_lens.training.progress import TrainingLog
 from residual_lens.training.settings import Job, Settings
 
@@ -63,7 +66,8 @@ def train_adapter(
         seed: of the order of samples, of crops and of dropout.
         l1: `l1 · Σ|λ|` over the adapter's scales is added to what is minimised.
         folder: for `metrics.csv` and `checkpoints/last.ckpt`, written after every epoch. The same call goes on from
-            there, and on a CPU ends with the same bits as one that was never interrupted.
+            there, and on a CPU ends with the same bits as one that was never interrupted; an interrupted one leaves
+            the adapter with the best weights of the checkpoint.
         find_learning_rate: take the rate of a range test (Smith 2017, arXiv 1506.01186) instead.
         precision: of the arithmetic: "32-true", "bf16-mixed" or "16-mixed"; parameters keep their dtype.
         devices: processes on this machine, each with a share of every batch.
@@ -76,7 +80,8 @@ def train_adapter(
         InputError: no samples, labels that are not classes, classes without samples, nothing to train, settings out of
             range.
         MismatchError: an adapter or samples of another model, or a `folder` with a checkpoint of another run.
-        ResidualLensError: the loss is not finite; the adapter has the best weights found until then.
+        ResidualLensError: the loss, or what validation sees, is not finite; the adapter has the best weights found
+            until then.
 
     Example:
         >>> from residual_lens.training import Coarse, LiveSamples
@@ -95,7 +100,9 @@ def train_adapter(
         path, rate, find_learning_rate, max_epochs, patience, batch_size, seed, l1, precision, devices, num_nodes
     )
     given = {"train": train, "validation": validation}
-    job = Job(adapter, hvit, classifier, given, settings)
+    # A graph behind the class embeddings would be gone after the first step.
+    fixed = replace(classifier, weights=classifier.weights.detach())
+    job = Job(adapter, hvit, fixed, given, settings)
     check_job(job, allow_missing_classes=allow_missing_classes)
     job = replace(job, splits={name: _prepared(adapter, split) for name, split in given.items()})
     # Loaded with the first training: it takes longer to import than torch.
@@ -115,20 +122,29 @@ def _prepared(adapter: Adapter, split: Split) -> Split:
 @contextmanager
 def _only_trained(job: Job) -> Iterator[None]:
     """Gradients for what is trained and nothing else, the model in eval mode; everything as before at the end."""
-    modules = {*job.hvit.modules(), *job.adapter.modules()}
-    modes = {module: module.training for module in modules}
     trained = {id(parameter) for parameter in job.parameters}
     others = [p for p in job.hvit.parameters() if p.requires_grad and id(p) not in trained]
     try:
-        job.hvit.eval()
         for parameter in others:
             parameter.requires_grad_(False)
-        yield
+        with _eval_mode(job.hvit, job.adapter):
+            yield
     finally:
         for parameter in others:
             parameter.requires_grad_(True)
         for parameter in job.parameters:
             parameter.grad = None
+
+
+@contextmanager
+def _eval_mode(*roots: nn.Module | None) -> Iterator[None]:
+    """Every module as it is used after training; all modes as before at the end."""
+    modes = {module: module.training for root in roots if root is not None for module in root.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
         for module, mode in modes.items():
             module.training = mode
 
@@ -142,7 +158,7 @@ def evaluate(
     adapter: Adapter | None = None,
     path: str = "direct",
 ) -> float:
-    """Accuracy on all samples, with an adapter in force or as the model is.
+    """Accuracy on all samples in eval mode, with an adapter in force or as the model is.
 
     Args:
         hvit: the model.
@@ -152,13 +168,20 @@ def evaluate(
         path: as for `Adapter.attached`.
 
     Raises:
-        InputError: no samples, or labels that are not classes.
+        InputError: no samples, labels that are not classes, or embeddings that are not finite.
         MismatchError: an adapter of another model.
     """
     check_labels("evaluated", samples, classifier)
+    samples = on_device(samples, hvit.device)
     attached = nullcontext() if adapter is None or isinstance(samples, Coordinates) else adapter.attached(hvit, path)
-    with attached:
+    with attached, _eval_mode(hvit, adapter):
         found = sum(
             hits(samples, adapter, hvit, classifier, batch) for block in evaluation_batches(samples) for batch in block
+        )
+    if math.isnan(found):
+        of = "the model" if adapter is None else type(adapter).__name__
+        raise InputError(
+            f"Accuracy is not defined: embeddings that {of} gives have no finite length or logits. Look for NaN, "
+            "infinities and huge numbers in its parameters and in the samples."
         )
     return found / len(samples.labels)

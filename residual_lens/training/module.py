@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from residual_lens.training.blame import not_finite
-from residual_lens.training.coordinates import Coordinates
+from residual_lens.training.cached import Coordinates
 from residual_lens.training.feeding import embed, evaluation_batches, hits, on_device, training_batches
 from residual_lens.training.order import Batch, seed_of
 from residual_lens.training.progress import Progress
@@ -96,6 +96,8 @@ class AdapterTraining(LightningModule):
             hvit.to(self.device)
         adapter.to(self.device)
         self._job = replace(self._job, splits={name: on_device(split, self.device) for name, split in splits.items()})
+        # Under torchrun each process had a range test of its own, and an accelerator's may differ in the last digits.
+        self.progress.learning_rate = self.trainer.strategy.broadcast(self.progress.learning_rate)
         if any(not isinstance(split, Coordinates) for split in splits.values()):
             self._attached.enter_context(adapter.attached(hvit, self._job.settings.path))
 
@@ -125,8 +127,8 @@ class AdapterTraining(LightningModule):
             self._step += 1
             loss, entropy = self._loss(batch)
             if not math.isfinite(entropy):
-                place = f"at step {self._step} of epoch {len(self.progress.losses) + 1}"
-                raise not_finite(entropy, place, self._job, batch, self.progress.learning_rate)
+                what = f"The loss is {entropy} at step {self._step} of epoch {len(self.progress.losses) + 1}"
+                raise not_finite(what, "train", self._job, batch, self.progress.learning_rate)
             optimizer.zero_grad()
             self.manual_backward(loss)
             optimizer.step()
@@ -158,7 +160,13 @@ class AdapterTraining(LightningModule):
     def validation_step(self, block: list[Batch], _: int) -> None:
         job = self._job
         for batch in block:
-            self._hits += hits(job.splits["validation"], job.adapter, job.hvit, job.classifier, batch)
+            found = hits(job.splits["validation"], job.adapter, job.hvit, job.classifier, batch)
+            if math.isnan(found):
+                epoch = len(self.progress.losses) + 1
+                place = "before training" if self.trainer.sanity_checking else f"after epoch {epoch}"
+                what = f"Embeddings of the validation split have no finite length or logits {place}"
+                raise not_finite(what, "validation", job, batch, self.progress.learning_rate)
+            self._hits += found
 
     def on_validation_epoch_end(self) -> None:
         counts = torch.tensor([self._hits, self._loss_sum], dtype=torch.float64, device=self.device)

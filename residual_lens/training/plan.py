@@ -64,6 +64,13 @@ class Plan:
         constant = torch.zeros(of.origin.d_out) if form.constant is None else form.constant
         return cls([each for each in columns if len(each.index)], form.rest_passes, _exact(constant), dtype)
 
+    @staticmethod
+    def width(form: CachedForm, of: Contributions) -> int:
+        """How many columns there are, known before any is made."""
+        frames = {name: of.frame(of.origin.units[name]) for name, x in form.units.items() if x.directions is None}
+        whole = sum(of.origin.d_out if frame is None else len(frame) for frame in frames.values())
+        return whole + sum(len(x.directions) for x in form.units.values() if x.directions is not None)
+
     @property
     def directions(self) -> Float[Tensor, "component d_out"]:
         """Of all columns."""

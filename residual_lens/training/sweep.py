@@ -1,11 +1,12 @@
 """Many training runs: a grid of them, each a command of its own, run here side by side."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from itertools import product
@@ -19,6 +20,8 @@ from residual_lens.hooked.loading import PAPER_MODELS
 from residual_lens.training.methods import METHODS
 from residual_lens.training.runs import Resources, RunConfig, RunResult
 from residual_lens.training.runs.result import RESULT
+
+logger = logging.getLogger(__name__)
 
 PAPER_DATA = (
     *("cifar10", "cifar100", "dtd", "eurosat", "gtsrb"),
@@ -51,8 +54,7 @@ class Failure:
     @property
     def last_words(self) -> str:
         """The last line of its log."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return _last_line(self.log)
 
 
 def grid(
@@ -150,7 +152,13 @@ def log_of(config: RunConfig, out: Path) -> Path:
 
 
 def run_sweep(
-    configs: Sequence[RunConfig], resources: Resources, out: Path, *, at_once: int = 1, progress: bool = False
+    configs: Sequence[RunConfig],
+    resources: Resources,
+    out: Path,
+    *,
+    at_once: int = 1,
+    progress: bool = False,
+    report: Callable[[str], object] = logger.info,
 ) -> list[Failure]:
     """Each run in a process of its own, several at once; those that fail do not stop the others.
 
@@ -162,6 +170,7 @@ def run_sweep(
         out: folder of their folders; logs lie in `logs`.
         at_once: so many at a time. They share the machine's cores.
         progress: show a progress bar.
+        report: is told the line of results of each run that is done.
 
     Returns:
         What failed, in the order of failing.
@@ -186,8 +195,15 @@ def run_sweep(
                 if process.returncode:
                     failures.append(Failure(config, process.returncode, log_of(config, out)))
                     bar.set_postfix(failed=len(failures))
+                else:
+                    report(_last_line(log_of(config, out)))
                 bar.update()
     return failures
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def logger_named(name: str, folder: Path | None) -> Logger | None:
     """What Lightning logs to; `metrics.csv` is written in any case.
 
     Raises:
-        InputError: no such logger, not installed, or no folder to write to.
+        InputError: no such logger, not installed, no folder to write to, or no key for what it writes to.
     """
     if name == "csv":
         return None
@@ -125,6 +125,15 @@ def logger_named(name: str, folder: Path | None) -> Logger | None:
     try:
         if name == "tensorboard":
             return loggers.TensorBoardLogger(**options, name="", version="tensorboard")
-        return loggers.WandbLogger(**options, project="residual_lens", name=folder.name)
+        logger = loggers.WandbLogger(**options, project="residual_lens", name=folder.name)
     except ModuleNotFoundError as error:
         raise InputError(f"logger={name!r} needs a package that is not installed: pip install {name}.") from error
+    from wandb import login
+    from wandb.errors import Error
+
+    try:
+        # Without a key the first thing logged would fail.
+        login()
+    except Error as error:
+        raise InputError(f"logger='wandb' cannot log in: {error} Or set WANDB_MODE=offline.") from error
+    return logger

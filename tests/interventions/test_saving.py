@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,12 +113,26 @@ def test_scales_of_another_size_than_the_config_says_are_refused(folder, residua
         ({"counts": [1, 2]}, "9 units have 2 counts"),
         ({"units": ["L0H0", "head five"], "counts": [1, 1]}, "No unit is called 'head five'"),
         ({"colour": "red"}, "cannot be read: config has fields .*colour"),
+        ({"d_out": "x"}, "cannot be read: d_out is 'x', expected int"),
+        ({"d_out": 2.5}, r"cannot be read: d_out is 2\.5, expected int"),
+        ({"d_out": -1}, "cannot be read: d_out is -1, expected int, not below 0"),
+        ({"counts": [1, -1]}, r"cannot be read: counts is \(1, -1\), expected tuple\[int, \.\.\.\], not below 0"),
+        ({"variant": "residuals"}, "cannot be read: variant is 'residuals'"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(folder, changes, message):
     edit_config(folder, **changes)
     with pytest.raises(InputError, match=message):
         ResiDual.load(folder)
+
+
+def test_a_whole_number_is_a_float_as_well(tmp_path):
+    @dataclass
+    class Config:
+        scale: float
+
+    saving.save_folder(tmp_path, kind="any", config=Config(1), tensors={})
+    assert saving.load_folder(tmp_path, kind="any", config_type=Config)[0] == Config(1.0)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
@@ -205,8 +220,8 @@ def test_push_to_hub_uploads_what_from_pretrained_reads(residual, tmp_path, monk
     assert torch.equal(loaded.scales, residual.scales)
     assert loaded.card == CARD
     assert asked["revision"] == "main"
-    # What would be unpickled is not even fetched.
-    assert asked["allow_patterns"] == ["*.json", "*.safetensors", "README.md"]
+    # What is not read, such as what peft reads of LoRA's, is not even fetched.
+    assert asked["allow_patterns"] == ["config.json", "model.safetensors", "README.md"]
 
 
 @pytest.mark.parametrize("where", ["me/nothing", "not a name!"])

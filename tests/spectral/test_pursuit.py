@@ -181,6 +181,15 @@ def test_text_span_is_its_twin(case, dtype, rank):
     assert_same(pursuit, twin, dtype, tol)
 
 
+def test_atoms_that_a_frame_does_not_see_at_all_hide_no_other():
+    frame = torch.eye(20)[:3]
+    x = draw(2000, seed=0, features=3).float()
+    axes = torch.eye(20)
+    atoms = torch.stack([(axes[0] + axes[5]) / 2**0.5, axes[5], 0.3 * axes[1] + 0.91**0.5 * axes[7]])
+    pursuit = somp(x, atoms, 3, frame=frame)
+    assert pursuit.indices.tolist() == somp(x @ frame, atoms, 3).indices.tolist() == [0, 1, 2]
+
+
 def test_text_span_in_a_frame_is_its_twin(case):
     x, frame = framed(case[0])
     twin = naive_text_span(x, case[1], 8, frame=frame, rank=4)

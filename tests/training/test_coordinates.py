@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from residual_lens.activations import Store
+from residual_lens.activations import Store, extraction
 from residual_lens.bases import fit_bases
 from residual_lens.decomposition import Decomposition
 from residual_lens.errors import InputError, MismatchError
@@ -19,7 +19,7 @@ from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter, ResiDual
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training import Coarse, LinearAdapter, contributions
-from residual_lens.training.coordinates import Coordinates, coordinates
+from residual_lens.training.cached import Coordinates, coordinates
 from residual_lens.training.data import cache_samples
 from residual_lens.training.plan import Plan
 from tests.activations.stores import encoded, image_set, pixels_of, wrapped
@@ -125,10 +125,14 @@ def twin(adapter: Adapter, values: Tensor, names: tuple[str, ...]) -> Tensor:
 
 
 @pytest.mark.parametrize("center", ["own", "uniform"])
-def test_rounding_of_a_model_in_half_precision_is_scaled_with_its_unit(center, tmp_path):
+def test_rounding_of_a_model_in_half_precision_is_scaled_with_its_unit(center, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "BLOCK_ROWS", 8)
     hvit, store, samples, _ = sources("ViT-B-16", center, tmp_path, dtype=torch.bfloat16)
+    assert len(list(store.blocks())) == 2
     classifier = toy_classifier(hvit)
-    for adapter in map(moved, adapters(hvit, store)):
+    # Of one layer alone, too: its rounding is another in each block.
+    one_layer = ResiDual.from_bases(fit_bases(store, units=["L1H0", "L1H2"]))
+    for adapter in (*map(moved, adapters(hvit, store)), one_layer):
         with adapter.attached(hvit):
             for source, parts in ((store, store.decompose(ROWS)), (samples, samples.decomposition)):
                 values = parts.values if source is store else parts.values[ROWS]
@@ -212,23 +216,29 @@ def test_what_was_interrupted_leaves_no_file(made, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def otherwise(adapter: ResiDual, **changes: object) -> ResiDual:
+    """On the same bases."""
+    other = ResiDual(replace(adapter.config, **changes))
+    other.load_state_dict(adapter.state_dict())
+    return other
+
+
 @pytest.mark.parametrize(
     "other",
     [
-        lambda adapter, bases: {"labels": (LABELS + 1) % 3},
-        lambda adapter, bases: {"labels": LABELS, "rows": list(reversed(range(N)))},
-        lambda adapter, bases: {"labels": LABELS, "dtype": torch.bfloat16},
-        lambda adapter, bases: {"labels": LABELS, "adapter": ResiDual.from_bases(bases, keep_mean=True)},
-        lambda adapter, bases: {"labels": LABELS, "adapter": ResiDual.from_bases(bases, variant="residual*")},
+        lambda adapter: {"labels": (LABELS + 1) % 3},
+        lambda adapter: {"labels": LABELS, "rows": list(reversed(range(N)))},
+        lambda adapter: {"labels": LABELS, "dtype": torch.bfloat16},
+        lambda adapter: {"labels": LABELS, "adapter": otherwise(adapter, keep_mean=False)},
+        lambda adapter: {"labels": LABELS, "adapter": otherwise(adapter, variant="residual*", keep_mean=False)},
     ],
     ids=["labels", "rows", "dtype", "means", "variant"],
 )
 def test_a_file_of_something_else_is_refused(made, tmp_path, other):
     _, store, samples, _ = made
-    bases = fit_bases(store)
-    adapter = ResiDual.from_bases(bases)
+    adapter = ResiDual.from_bases(fit_bases(store), keep_mean=True)
     coordinates(adapter, store, labels=LABELS, file=tmp_path / "a")
-    options = {"adapter": adapter} | other(adapter, bases)
+    options = {"adapter": adapter} | other(adapter)
     with pytest.raises(MismatchError, match="of another adapter, source, choice of rows, labels or dtype"):
         coordinates(options.pop("adapter"), store, **options, file=tmp_path / "a")
     with pytest.raises(MismatchError, match="holds coordinates with digest"):
@@ -334,8 +344,29 @@ def test_whole_heads_take_as_few_coordinates_as_they_are_exact_in(made):
     assert coordinates(coarse, edited).values.shape[1] == 8 * (hvit.cfg.d_head + 1) + 20
 
 
+def test_each_coordinate_takes_the_scale_that_its_index_names(made):
+    whole, adapter = coordinates(made[3], made[2]), made[3]
+    order = torch.randperm(len(whole.index), generator=torch.Generator().manual_seed(0))
+    for some in (order, order[:5]):
+        parts = {"values": whole.values[:, some], "directions": whole.directions[some], "index": some}
+        expected = whole.base + (whole.values[:, some] * adapter.scales[some]) @ whole.directions[some]
+        assert_close(replace(whole, **parts).embed(adapter, ROWS), expected[ROWS], FLOAT32_TOL)
+
+
 def test_progress_is_shown_on_request(made, capsys):
     coordinates(made[3], made[1], labels=LABELS)
     assert not capsys.readouterr().err
     coordinates(made[3], made[1], labels=LABELS, progress=True)
     assert "coordinates: 100%" in capsys.readouterr().err
+
+
+@torch.no_grad()
+def test_autocast_rounds_what_is_scaled_and_not_the_base(made):
+    _, _, samples, adapter = made
+    cached, before = coordinates(adapter, samples), adapter.scales.clone()
+    try:
+        adapter.scales.zero_()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(cached.embed(adapter, ROWS), cached.base[ROWS])
+    finally:
+        adapter.scales.copy_(before)

@@ -1,9 +1,10 @@
-"""Two processes train what one trains."""
+"""Two processes train what one trains, and go on with what it has begun."""
 
 import pytest
 
 from residual_lens.interventions import ResiDual
 from residual_lens.training import LiveSamples, cache_samples, train_adapter
+from residual_lens.training.callbacks import EachEpoch
 from tests.interventions.tiny_bases import bases_for, wrapped
 from tests.tolerances import FLOAT32_TOL, assert_close
 from tests.training.toy import toy_classifier, toy_split
@@ -38,3 +39,26 @@ def test_two_processes_give_the_same_as_one(path, tmp_path):
     assert two_log.validation_accuracy == one_log.validation_accuracy
     assert two_log.train_loss == pytest.approx(one_log.train_loss, rel=10 * FLOAT32_TOL)
     assert (two_log.steps, two_log.best_epoch) == (one_log.steps, one_log.best_epoch)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_what_one_has_begun(tmp_path, monkeypatch):
+    hvit = wrapped("ViT-B-16")
+    splits = {name: cache_samples(hvit, *toy_split(hvit, n, seed=n)) for name, n in (("train", 25), ("validation", 31))}
+    options = {"learning_rate": 0.05, "batch_size": 12, "max_epochs": 2, **splits}
+    expected, adapter = (ResiDual.from_bases(bases_for(hvit), scales="ones", keep_mean=True) for _ in range(2))
+    log = train_adapter(expected, hvit, toy_classifier(hvit), **options)
+    written = EachEpoch.on_train_epoch_end
+
+    def interrupted(self, trainer, module):
+        written(self, trainer, module)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EachEpoch, "on_train_epoch_end", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_adapter(adapter, hvit, toy_classifier(hvit), folder=tmp_path, **options)
+    resumed = train_adapter(adapter, hvit, toy_classifier(hvit), folder=tmp_path, devices=2, **options)
+    assert (resumed.epochs, resumed.steps) == (log.epochs, log.steps)
+    assert resumed.train_loss == pytest.approx(log.train_loss, rel=10 * FLOAT32_TOL)
+    assert_close(adapter.scales, expected.scales, 10 * FLOAT32_TOL)

@@ -4,6 +4,7 @@ import csv
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from residual_lens.text import ZeroShotClassifier
 from residual_lens.training import Coarse, LiveSamples, cache_samples, train_adapter
 from residual_lens.training.callbacks import EachEpoch
 from residual_lens.training.checkpoints import LAST, METRICS
+from residual_lens.training.identity import identity
+from residual_lens.training.settings import Job, Settings
 from tests.interventions.tiny_bases import bases_for
 from tests.training.toy import toy_classifier, toy_split
 
@@ -141,13 +144,19 @@ def test_checkpoints_hold_the_averaged_weights_of_eval_mode(run, tmp_path):
         assert torch.equal(saved["state_dict"]["trained.0"], expected)
 
 
-def test_an_adapter_that_was_left_with_its_best_weights_goes_on(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("moment", ["before the checkpoint", "after it"])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_an_adapter_that_an_interrupted_call_has_left_goes_on(hvit, tmp_path, monkeypatch, epoch, moment):
+    # At this rate each epoch is better than the one before.
+    run = Run(hvit, learning_rate=0.2)
     expected, _ = run(None)
     written = EachEpoch.on_train_epoch_end
 
     def interrupted(self, trainer, module):
-        written(self, trainer, module)
-        if len(module.progress.losses) == 2:
+        if moment == "after it" or len(module.progress.losses) < epoch:
+            written(self, trainer, module)
+        if len(module.progress.losses) == epoch:
+            assert module.progress.best_epoch == epoch
             raise KeyboardInterrupt
 
     adapter = ResiDual.from_bases(bases_for(run.hvit))
@@ -156,6 +165,25 @@ def test_an_adapter_that_was_left_with_its_best_weights_goes_on(run, tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, adapter)
     assert torch.equal(run(tmp_path, adapter)[0], expected)
+
+
+@pytest.mark.parametrize("processes", [{"devices": 2}, {"num_nodes": 3}])
+def test_processes_are_not_part_of_the_run(run, processes):
+    settings = Settings(
+        path="direct",
+        learning_rate=0.1,
+        find_learning_rate=False,
+        max_epochs=1,
+        patience=1,
+        batch_size=20,
+        seed=0,
+        l1=0.0,
+        precision="32-true",
+        devices=1,
+        num_nodes=1,
+    )
+    one = Job(Coarse(3, 3), run.hvit, run.given["classifier"], {}, settings)
+    assert identity(replace(one, settings=replace(settings, **processes))) == identity(one)
 
 
 def other_labels(samples):

@@ -7,7 +7,7 @@ from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training import CachedSamples, LinearAdapter, LiveSamples, cache_samples, train_adapter
-from residual_lens.training.coordinates import coordinates
+from residual_lens.training.cached import coordinates
 from tests.training.toy import toy_classifier, toy_split
 
 

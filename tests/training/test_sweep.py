@@ -18,7 +18,7 @@ from residual_lens.training import sweep as sweeping
 from residual_lens.training.methods import METHODS
 from residual_lens.training.runs import Resources, RunConfig
 from residual_lens.training.slurm import Slurm, slurm_script
-from residual_lens.training.sweep import PAPER_DATA, arguments, grid, in_order, run_sweep, unfinished
+from residual_lens.training.sweep import PAPER_DATA, arguments, grid, in_order, log_of, run_sweep, unfinished
 
 BASE = RunConfig("m", "d", "coarse")
 ODD = 'folder:/data/it\'s "odd" $HOME `x` ; *\\ (é)'
@@ -128,7 +128,9 @@ def test_arguments_are_understood_as_what_they_were_made_of(monkeypatch):
 
 def test_all_runs_are_made_once_and_finished_ones_are_passed_over(stand_in):
     configs = a_grid(data=("x", "y"), seeds=(0, 1))
-    assert run_sweep(configs, Resources(), stand_in) == []
+    told = []
+    assert run_sweep(configs, Resources(), stand_in, report=told.append) == []
+    assert told == [log_of(config, stand_in).read_text().strip() for config in in_order(configs)]
     assert sorted(begun(stand_in)) == sorted(config.folder_name for config in configs)
     (stand_in / configs[2].folder_name / "result.json").unlink()
     assert run_sweep(configs, Resources(), stand_in) == []
@@ -167,7 +169,7 @@ def test_threads_that_are_set_stay_as_they_are(stand_in, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_stops_all_that_run_and_starts_no_more(number, stand_in, monkeypatch):
+def test_an_interruption_stops_all_that_run_and_starts_no_more(number, stand_in, monkeypatch, capsys):
     monkeypatch.setattr(
         sys, "argv", ["residual-lens", "sweep", "--models", "m", "--data", "slow", "--methods", "coarse"]
     )
@@ -185,6 +187,7 @@ def test_an_interruption_stops_all_that_run_and_starts_no_more(number, stand_in,
     with pytest.raises(SystemExit, match=str(128 + number)):
         cli.main()
     assert signal.getsignal(signal.SIGTERM) == before
+    assert "0 of 3 runs are finished" in capsys.readouterr().err
     assert sorted(path.name for path in stand_in.glob("*.saved")) == [f"m--slow--coarse--{n}.saved" for n in (0, 1)]
     assert len(begun(stand_in)) == 2
 
@@ -318,7 +321,7 @@ def run(monkeypatch, capsys, stand_in):
 
 def test_the_command_lists_failures_last_and_exits_with_1(run, stand_in):
     code, out, err = run("--data", "broken", "x", "--methods", "coarse")
-    assert (code, out) == (1, "")
+    assert (code, out) == (1, "begun m--x--coarse--0\n")
     assert err.splitlines() == [
         "m--broken--coarse--0 failed (2): no such data",
         f"    {stand_in}/logs/m--broken--coarse--0.log",

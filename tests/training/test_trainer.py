@@ -5,14 +5,16 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from residual_lens.errors import InputError, ResidualLensError
 from residual_lens.interventions import ResiDual
 from residual_lens.training import Coarse, LiveSamples, cache_samples, train_adapter
-from residual_lens.training.coordinates import Coordinates, coordinates
+from residual_lens.training.cached import Coordinates, coordinates
 from residual_lens.training.order import Order
 from tests.interventions.tiny_bases import bases_for, hooks_in_force
 from tests.reference.training_loop import trained_scales
@@ -77,6 +79,7 @@ def test_a_penalty_makes_scales_smaller(hvit):
     assert sums[1] < 0.97 * sums[0]
 
 
+@pytest.mark.slow
 def test_a_found_rate_is_the_seeds_and_the_weights_are_as_they_were(hvit, monkeypatch):
     classifier = toy_classifier(hvit)
     train, validation = (LiveSamples(*toy_split(hvit, n, seed=n)) for n in (24, 12))
@@ -117,25 +120,45 @@ def test_a_found_rate_is_the_seeds_and_the_weights_are_as_they_were(hvit, monkey
     assert hooks_in_force(hvit) == 0
 
 
-def test_the_error_names_the_unit_whose_coordinates_fail(hvit):
+@pytest.mark.parametrize(
+    ("failing", "place"),
+    [("train", "at step 1 of epoch 1"), ("validation", "no finite length or logits before training")],
+)
+def test_the_error_names_the_unit_whose_coordinates_fail(hvit, failing, place):
     adapter = residual_for(hvit)
-    train = coordinates_for(hvit, adapter, 12)
-    place = adapter.config.counts[0]
-    train.values[:, train.index == place] = float("inf")
-    expected = rf"at step 1 of epoch 1: 1 coordinates times their scales.*the first, of {adapter.config.units[1]}\."
+    splits = {name: coordinates_for(hvit, adapter, 12) for name in ("train", "validation")}
+    first = adapter.config.counts[0]
+    splits[failing].values[:, splits[failing].index == first] = float("inf")
+    expected = rf"{place}: 1 coordinates times their scales.*the first, of {adapter.config.units[1]}\."
     with pytest.raises(ResidualLensError, match=expected):
-        train_adapter(adapter, hvit, toy_classifier(hvit), train=train, validation=train)
+        train_adapter(adapter, hvit, toy_classifier(hvit), **splits)
 
 
-def test_the_error_names_the_scale_that_fails(hvit):
-    adapter = residual_for(hvit)
+def test_the_error_names_the_scale_that_fails_and_no_unit_without_scales(hvit):
+    bases = bases_for(hvit)
+    names = tuple(bases.by_unit)
+    constant = replace(bases[names[1]], total_variance=0.0)
+    bases = replace(bases, by_unit={**bases.by_unit, names[1]: constant})
+    adapter = ResiDual.from_bases(bases, variant="residual*", scales="ones")
     train = coordinates_for(hvit, adapter, 12)
+    assert adapter.config.counts[1] == 0
     place = adapter.config.counts[0]
     with torch.no_grad():
-        adapter.scales[place + 1 :] = float("nan")
-    expected = rf"numbers in scales are not finite, the first is {place + 1}, of {adapter.config.units[1]}\."
+        adapter.scales[place:] = float("nan")
+    expected = rf"numbers in scales are not finite, the first is {place}, of {names[2]}\."
     with pytest.raises(ResidualLensError, match=expected):
         train_adapter(adapter, hvit, toy_classifier(hvit), train=train, validation=train)
+
+
+def test_processes_train_at_the_rate_of_the_first(hvit, monkeypatch):
+    samples = cache_samples(hvit, *toy_split(hvit, 12, seed=1))
+    options = {"train": samples, "validation": samples, "max_epochs": 1}
+    expected = Coarse(3, 3)
+    train_adapter(expected, hvit, toy_classifier(hvit), learning_rate=0.25, **options)
+    adapter = Coarse(3, 3)
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _, x, src=0: 0.25 if isinstance(x, float) else x)
+    assert train_adapter(adapter, hvit, toy_classifier(hvit), **options).learning_rate == 0.25
+    assert torch.equal(adapter.scales, expected.scales)
 
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 2), (2, 1)])

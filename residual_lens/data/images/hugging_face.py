@@ -22,6 +22,10 @@ MOST_CLASSES = 1_000_000
 """Integers beyond are taken for ids, not for classes."""
 
 
+class MissingSplitError(InputError):
+    """A repository does not have a split."""
+
+
 class Repository(NamedTuple):
     """Where a data set lies on the hub."""
 
@@ -72,7 +76,8 @@ def open_hugging_face(
         label_column: which column holds the labels, where there are several; integers will do as well.
 
     Raises:
-        InputError: the data are not there or cannot be fetched, the split does not exist, or the columns are not clear.
+        MissingSplitError: the split does not exist.
+        InputError: the data are not there or cannot be fetched, or the columns are not clear.
     """
     on_disk = Path(name).expanduser()
     if name not in HUGGING_FACE and on_disk.is_dir():
@@ -204,4 +209,4 @@ def _part_called(split: Split, there: tuple[str, ...], called: str) -> str:
     for name in SPLIT_NAMES[split]:
         if name in there:
             return name
-    raise InputError(f"got split={split!r}, which {called} does not have; it has {', '.join(there)}.")
+    raise MissingSplitError(f"got split={split!r}, which {called} does not have; it has {', '.join(there)}.")

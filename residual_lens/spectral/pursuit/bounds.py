@@ -54,8 +54,9 @@ class Bounds:
         self._off = torch.full_like(self._squares, 2 * samples.gamma(self._given.shape[1] + 4, dtype) * largest)
         self._crossed_off = torch.zeros_like(self._squares)
         self._scores = (self._n * (self._squares + self._off)).sqrt_()
-        # Rounding of float64 for every pick.
-        self._wide_off = samples.gamma(self._given.shape[1] + 4, torch.float64) * largest
+        # Rounding of float64 for every pick, and of the sums that the scatter is made of.
+        terms = self._n + self._given.shape[1] + 4
+        self._wide_off = samples.gamma(terms, torch.float64) * float(self._scatter.trace())
         self._drift = self._gamma * samples.length
         self.struck = torch.zeros_like(self._squares, dtype=torch.bool)
 
@@ -65,7 +66,9 @@ class Bounds:
         beside = (self._moved - self._crossed * along).clamp_min_(0.0)
         # The derivative by `γ` vanishes where what lies beside `a` makes the angle that `s(a)` leaves to its bound.
         room = self._squares * (self._n * self._squares - self._scores.square()).clamp_min_(TINY)
-        part = (along + self._scores * (beside / room.clamp_min_(TINY)).sqrt_()).clamp_(0.0, 1.0)
+        part = along + self._scores * (beside / room.clamp_min_(TINY)).sqrt_()
+        # Any part will do for an atom that no sample sees, where this is 0 times infinity.
+        part = part.nan_to_num_(nan=0.0).clamp_(0.0, 1.0)
         gap = (part * (part * self._squares - 2 * self._crossed) + self._moved).clamp_min_(0.0)
         gap += part * (part * self._off + 2 * self._crossed_off)
         n_picks = self._shares.shape[1]

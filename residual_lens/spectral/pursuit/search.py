@@ -56,7 +56,8 @@ class Search:
         factors, bounds = self._atoms.factors, self._bounds
         limits = (bounds.values() * factors).masked_fill_(bounds.struck, -1.0)
         likely = (bounds.likely() * factors).masked_fill_(bounds.struck, -1.0)
-        block = likely.topk(min(FIRST_BLOCK, len(likely))).indices
+        # The largest bound as well, so that the search does not end while one is above all that is likely.
+        block = torch.cat([likely.topk(min(FIRST_BLOCK, len(likely))).indices, limits.argmax()[None]]).unique()
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         beaten, size = self._nothing, FIRST_BLOCK
         while True:

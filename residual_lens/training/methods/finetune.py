@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from residual_lens.hooked import HookedViT
 from residual_lens.training.methods.places import places_of
-from residual_lens.training.methods.weights import Value, WeightAdapter
+from residual_lens.training.methods.weights import Value, WeightAdapter, in_working_precision
 
 
 class FineTune(WeightAdapter):
@@ -34,7 +34,7 @@ class FineTune(WeightAdapter):
         super().__init__(hvit)
         self.weights = nn.ParameterDict(
             {
-                name.replace(".", "/"): nn.Parameter(places[0].read().detach().clone())
+                name.replace(".", "/"): nn.Parameter(in_working_precision(places[0].read().detach()).clone())
                 for name, places in places_of(hvit).items()
             }
         )
@@ -45,7 +45,7 @@ class FineTune(WeightAdapter):
         return {key.replace("/", "."): partial(self._instead, key) for key in self.weights}
 
     def _instead(self, key: str, weight: Tensor) -> Tensor:
-        return self.weights[key]
+        return self.weights[key].to(weight.dtype)
 
     @torch.enable_grad()
     def _unused(self, hvit: HookedViT) -> list[str]:

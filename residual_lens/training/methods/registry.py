@@ -38,6 +38,8 @@ class Method:
     """`"units"`: `make` takes the `Bases` of units; `"embedding"`: the `Basis` of whole embeddings."""
     cached: bool
     """Whether the frozen model's contributions, computed once, are all that training needs."""
+    has_scales: bool
+    """Whether `Adapter.scales` are what it trains, which l1 penalises."""
     make: Make
     """The adapter before training, from model, bases, classifier and options."""
 
@@ -90,12 +92,14 @@ def _spectral_output(
     return SpectralOutput(bases, scales=options.scales, keep_mean=options.keep_mean, seed=options.seed)
 
 
-def _cached(name: str, rate: float | None, make: Make, needs_bases: Needs | None = None) -> Method:
-    return Method(name, "direct", rate, needs_bases, True, make)
+def _cached(
+    name: str, rate: float | None, make: Make, needs_bases: Needs | None = None, *, has_scales: bool = False
+) -> Method:
+    return Method(name, "direct", rate, needs_bases, True, has_scales, make)
 
 
-def _live(name: str, rate: float, make: Make, needs_bases: Needs | None = None) -> Method:
-    return Method(name, "stream", rate, needs_bases, False, make)
+def _live(name: str, rate: float, make: Make, needs_bases: Needs | None = None, *, has_scales: bool = False) -> Method:
+    return Method(name, "stream", rate, needs_bases, False, has_scales, make)
 
 
 _ALL = (
@@ -104,11 +108,12 @@ _ALL = (
         "coarse",
         Coarse.learning_rate,
         lambda hvit, bases, classifier, options: Coarse(hvit.cfg.n_layers, hvit.cfg.n_heads),
+        has_scales=True,
     ),
-    _cached("residual*", ResiDual.learning_rate, _residual("residual*"), "units"),
-    _cached("residual", ResiDual.learning_rate, _residual("residual"), "units"),
-    _live("residual-stream", ResiDual.learning_rate, _residual("residual"), "units"),
-    _cached("spectral-output", SpectralOutput.learning_rate, _spectral_output, "embedding"),
+    _cached("residual*", ResiDual.learning_rate, _residual("residual*"), "units", has_scales=True),
+    _cached("residual", ResiDual.learning_rate, _residual("residual"), "units", has_scales=True),
+    _live("residual-stream", ResiDual.learning_rate, _residual("residual"), "units", has_scales=True),
+    _cached("spectral-output", SpectralOutput.learning_rate, _spectral_output, "embedding", has_scales=True),
     _cached(
         "linear",
         LinearAdapter.learning_rate,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from residual_lens.hooked import HookedViT
 from residual_lens.training.methods.places import block_matrices, places_of
-from residual_lens.training.methods.weights import Value, WeightAdapter
+from residual_lens.training.methods.weights import Value, WeightAdapter, in_working_precision
 
 
 class SingularValues(WeightAdapter):
@@ -47,9 +47,10 @@ class SingularValues(WeightAdapter):
             by_part = rearrange(weight, "(part row) column -> part row column", part=matrix.parts)
             left, values, right = torch.linalg.svd(by_part.double(), full_matrices=False)
             # Not saved: they follow from the weights.
-            self.register_buffer(f"left/{key}", left.to(weight.dtype), persistent=False)
-            self.register_buffer(f"right/{key}", right.to(weight.dtype), persistent=False)
-            self.changes[key] = nn.Parameter(torch.zeros_like(values, dtype=weight.dtype))
+            dtype = in_working_precision(weight).dtype
+            self.register_buffer(f"left/{key}", left.to(dtype), persistent=False)
+            self.register_buffer(f"right/{key}", right.to(dtype), persistent=False)
+            self.changes[key] = nn.Parameter(torch.zeros_like(values, dtype=dtype))
             self._names[name] = key
 
     def values(self) -> Mapping[str, Value]:
@@ -58,4 +59,4 @@ class SingularValues(WeightAdapter):
     def _changed(self, key: str, weight: Float[Tensor, "total column"]) -> Float[Tensor, "total column"]:
         left, right = self.get_buffer(f"left/{key}"), self.get_buffer(f"right/{key}")
         change = (left * self.changes[key][:, None, :]) @ right
-        return weight + rearrange(change, "part row column -> (part row) column")
+        return weight + rearrange(change, "part row column -> (part row) column").to(weight.dtype)

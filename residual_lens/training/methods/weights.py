@@ -113,6 +113,11 @@ class WeightAdapter(SavedAdapter):
         return hvit.source
 
 
+def in_working_precision(weight: Tensor) -> Tensor:
+    """In float32 at least: steps of training are below the rounding of half precision."""
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+
 def _check_made_for(config: WeightsConfig, hvit: HookedViT, what: str) -> None:
     actual = hvit.fingerprint()
     if actual != config.fingerprint:

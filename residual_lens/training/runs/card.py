@@ -36,4 +36,14 @@ An adapter of [residual_lens](https://arxiv.org/abs/2411.00246) for a frozen vis
 | | |
 |---|---|
 {table}
+
+```python
+from residual_lens import HookedViT
+from residual_lens.training.methods import load_adapter
+
+hvit = HookedViT.from_pretrained({config.model!r})
+adapter = load_adapter("adapter", hvit)  # this folder
+with adapter.attached(hvit, path={result.path!r}):
+    embeddings = hvit(images)  # compared with the run's classifier by cosine
+```
 """

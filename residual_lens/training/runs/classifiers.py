@@ -24,7 +24,7 @@ Embeddings = Callable[[], tuple[Float[Tensor, "sample d_out"], Int[Tensor, "samp
 """The training samples' embeddings and labels, made when they are asked for."""
 
 
-def kind_of(config: RunConfig, hvit: HookedViT) -> str:
+def classifier_kind(config: RunConfig, hvit: HookedViT) -> str:
     """What `config.classifier` comes to for a model: "text" or "means".
 
     Raises:
@@ -51,13 +51,18 @@ def classifier_of(
 
     Raises:
         InputError: templates that do not exist, words that the text tower does not know, or repeated classes.
-        UnsupportedModelError: see `kind_of`.
+        UnsupportedModelError: see `classifier_kind`.
     """
-    if kind_of(config, hvit) == "means":
+    if classifier_kind(config, hvit) == "means":
         scale = LOGIT_SCALE if hvit.parts.text is None else hvit.logit_scale
         return class_means(*train(), classes, logit_scale=scale)
     filled = templates_of(config.templates, config.data)
-    refuse_unknown_words(hvit, dict(zip(classes, fill(filled, classes), strict=True)))
+    try:
+        refuse_unknown_words(hvit, dict(zip(classes, fill(filled, classes), strict=True)))
+    except InputError as error:
+        raise InputError(
+            f"{error} Of a run: give --templates in words that it knows, such as '{{}}' alone, or --classifier means."
+        ) from error
     return zero_shot_classifier(hvit.encode_text, classes, templates=filled, logit_scale=hvit.logit_scale)
 
 

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from residual_lens.errors import InputError
 
 Classifier = Literal["auto", "text", "means"]
 Start = Literal["randn", "ones", "spectrum"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Logger = Literal["csv", "tensorboard", "wandb"]
 NAMED = ("model", "data", "method", "seed")
 """Settings that a run's folder is called by."""
 PATHS = ("folder:", "hf:")
@@ -87,10 +88,9 @@ class RunConfig:
     """Of a Hugging Face data set with several label columns."""
 
     def __post_init__(self) -> None:
-        for name in ("limit", "shots", "rank", "epochs", "patience", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} starts at 1, got {value}.")
+        _check_numbers(self, 1, "limit", "shots", "rank", "epochs", "patience", "batch_size")
+        _check_numbers(self, 0, "seed", "data_seed")
+        _check_names(self, classifier=Classifier, scales=Start, precision=Precision)
         if not 0 < self.explained_variance <= 1:
             raise InputError(f"explained_variance is a share in (0, 1], got {self.explained_variance}.")
         if not 0 <= self.l1 < float("inf"):
@@ -154,8 +154,13 @@ class Resources:
     """Processes that load images; one for each CPU on a GPU, else none."""
     encode_batch_size: int = 32
     """Images in a forward pass when a store is made."""
-    logger: Literal["csv", "tensorboard", "wandb"] = "csv"
+    logger: Logger = "csv"
     """Where metrics go besides metrics.csv: tensorboard and wandb must be installed."""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, 1, "devices", "num_nodes", "encode_batch_size")
+        _check_numbers(self, 0, "workers")
+        _check_names(self, logger=Logger)
 
 
 def file_name(*parts: str) -> str:
@@ -166,6 +171,24 @@ def file_name(*parts: str) -> str:
     """
     safe = ("".join(c if c.isalnum() or c in "-_.@" else "-" for c in part.replace("*", "-star")) for part in parts)
     return "--".join(safe)
+
+
+def _check_numbers(settings: RunConfig | Resources, lowest: int, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is None and type(settings).__dataclass_fields__[name].default is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InputError(f"{name} is a whole number, got {value!r}.")
+        if value < lowest:
+            raise InputError(f"{name} starts at {lowest}, got {value}.")
+
+
+def _check_names(settings: RunConfig | Resources, **known: Any) -> None:
+    for name, names in known.items():
+        value = getattr(settings, name)
+        if value not in get_args(names):
+            raise InputError(f"{name} is one of {', '.join(get_args(names))}, got {value!r}.")
 
 
 def _called(data: str) -> str:

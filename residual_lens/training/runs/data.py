@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from residual_lens.data.images import ImageSet, carve_validation, open_images, split_three_ways, stratified_subset
 from residual_lens.data.images.folders import SPLIT_FOLDERS
+from residual_lens.data.images.hugging_face import MissingSplitError
 from residual_lens.data.images.image_set import SPLITS, Split
 from residual_lens.data.images.opening import FOLDER_PREFIX, HUGGING_FACE_PREFIX
 from residual_lens.errors import InputError
@@ -97,9 +98,9 @@ def _published(config: RunConfig, resources: Resources, image_size: int) -> dict
             continue
         try:
             found[split] = _opened(config, resources, image_size, split, None)
-        except InputError as error:
+        except MissingSplitError:
             # Of a repository, that a split does not exist is known only once it is asked for.
-            if not (found and config.data.startswith(HUGGING_FACE_PREFIX) and "does not have" in str(error)):
+            if not (found and config.data.startswith(HUGGING_FACE_PREFIX)):
                 raise
     return found
 

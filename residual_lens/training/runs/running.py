@@ -12,21 +12,21 @@ from torch import Tensor
 
 from residual_lens.activations import Store
 from residual_lens.data.images.image_set import SPLITS
-from residual_lens.errors import MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter, ResiDual
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training.checkpoints import LAST
-from residual_lens.training.coordinates import Coordinates, coordinates
+from residual_lens.training.cached import Coordinates, coordinates, width
+from residual_lens.training.checkpoints import LAST, OtherRunError
 from residual_lens.training.live import LiveImages
 from residual_lens.training.loop import evaluate, train_adapter
 from residual_lens.training.methods import Method, Options, method_named
 from residual_lens.training.progress import TrainingLog
 from residual_lens.training.runs.card import model_card
-from residual_lens.training.runs.classifiers import classifier_of, kind_of
+from residual_lens.training.runs.classifiers import classifier_kind, classifier_of
 from residual_lens.training.runs.config import Resources, RunConfig
 from residual_lens.training.runs.data import few_shot_rows, open_splits
 from residual_lens.training.runs.folder import ADAPTER, claimed, run_folder, save_config
+from residual_lens.training.runs.refusals import refuse_impossible
 from residual_lens.training.runs.result import RESULT, RunResult
 from residual_lens.training.runs.stores import bases_of, open_store, require_bases
 
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 IN_MEMORY = 2**31
 """Bytes of a split's coordinates beyond which they are kept in a file while a run lasts."""
 COORDINATES = "coordinates"
+COMPUTED = {"start", "adapter's fixed values", "classifier", "train samples", "validation samples"}
+"""What another machine computes with other last digits, as a checkpoint calls it."""
 
 
 def run(config: RunConfig, out: Path, resources: Resources | None = None, *, progress: bool = False) -> RunResult:
@@ -66,7 +68,7 @@ def run(config: RunConfig, out: Path, resources: Resources | None = None, *, pro
     with claimed(folder, config, resources) as is_first:
         if (folder / RESULT).exists():
             return RunResult.load(folder)
-        prepared = _Run(config, resources, method, folder, progress=progress)
+        prepared = _Run(config, resources, method, folder, is_first=is_first, progress=progress)
         if is_first:
             save_config(folder, config)
         try:
@@ -84,21 +86,29 @@ class _Run:
     """What a run is made of. What may be wrong with model or data comes up as it is made."""
 
     def __init__(
-        self, config: RunConfig, resources: Resources, method: Method, folder: Path, *, progress: bool
+        self,
+        config: RunConfig,
+        resources: Resources,
+        method: Method,
+        folder: Path,
+        *,
+        is_first: bool,
+        progress: bool,
     ) -> None:
         self._config, self._resources, self._method, self._folder = config, resources, method, folder
-        self._progress = progress
+        self._is_first, self._progress = is_first, progress
+        # Those of a run that was killed may have been computed elsewhere, with other last digits. Before all else,
+        # since other processes of this run are to use what one of them computes.
+        self._forget_coordinates()
         device = resources.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._hvit = HookedViT.from_pretrained(config.model, device=device)
-        self._kind = kind_of(config, self._hvit)
+        self._kind = classifier_kind(config, self._hvit)
+        refuse_impossible(config, resources, method, self._hvit, folder)
+        require_bases(config)
         self._splits = open_splits(config, resources, self._hvit.cfg.image_size[0])
         train = self._splits.train
         self._rows = None if config.shots is None else few_shot_rows(train, config.shots, config.seed)
-        self._hvit.units.select(config.units)
-        require_bases(config)
         self._stores: dict[str, Store] = {}
-        # Those of a run that was killed may have been computed elsewhere, with other last digits.
-        self._forget_coordinates()
 
     def close(self) -> None:
         """Let go of the stores, and of what was computed from them."""
@@ -107,7 +117,8 @@ class _Run:
         self._forget_coordinates()
 
     def _forget_coordinates(self) -> None:
-        shutil.rmtree(self._folder / COORDINATES, ignore_errors=True)
+        if self._is_first:
+            shutil.rmtree(self._folder / COORDINATES, ignore_errors=True)
 
     def trained(self) -> tuple[RunResult, Adapter]:
         """Train and test."""
@@ -147,14 +158,17 @@ class _Run:
         }
         try:
             return train_adapter(adapter, self._hvit, classifier, **options)
-        except MismatchError as error:
-            checkpoint = self._folder / LAST
+        except OtherRunError as error:
             # A store tells its data from others before that; images are told apart by the checkpoint alone.
-            if not (checkpoint.exists() and self._method.cached):
+            if not (self._is_cached and error.differing <= COMPUTED):
                 raise
             # Bases of another machine differ in the last digits, and what was begun with them cannot go on with these.
-            logger.warning("%s It was deleted, and training starts anew.", error)
-            checkpoint.unlink()
+            if self._is_first:
+                logger.warning("%s It was deleted, and training starts anew.", error)
+                (self._folder / LAST).unlink()
+            else:
+                # Without looking for the checkpoint, which may not be deleted yet.
+                options |= {"folder": None, "logger": "csv"}
             return train_adapter(adapter, self._hvit, classifier, **options)
 
     def _adapter(self, classifier: ZeroShotClassifier) -> Adapter:
@@ -171,14 +185,18 @@ class _Run:
         )
         return self._method.make(self._hvit, bases, classifier, options).to(self._hvit.device)
 
+    @property
+    def _is_cached(self) -> bool:
+        """Whether training reads coordinates."""
+        return self._method.cached and not self._config.augment
+
     def _samples(self, adapter: Adapter, split: str) -> Coordinates | LiveImages:
         """What training reads of a split: coordinates where they suffice, images where not."""
         rows = self._rows if split == "train" else None
-        if self._method.cached and not self._config.augment:
-            store = self._store(split)
-            width = sum(store.layout.d_head + 2 if unit.kind == "head" else store.layout.d_out for unit in store.units)
-            file = None
-            if 4 * width * (len(store) if rows is None else len(rows)) > IN_MEMORY:
+        if self._is_cached:
+            store, file = self._store(split), None
+            numbers = (store.layout.d_out + width(adapter, store)) * (len(store) if rows is None else len(rows))
+            if 4 * numbers > IN_MEMORY:
                 file = self._folder / COORDINATES / f"{split}.safetensors"
                 file.parent.mkdir(exist_ok=True)
             return coordinates(adapter, store, rows=rows, file=file, progress=self._progress)

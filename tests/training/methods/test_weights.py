@@ -186,3 +186,18 @@ def test_a_whole_clip_keeps_its_text_tower():
     before = clip.encode_text(tokens)
     with drawn("finetune", hvit).attached(hvit):
         assert torch.equal(clip.encode_text(tokens), before)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_steps_below_the_rounding_of_a_model_in_half_precision_add_up(name):
+    hvit = HookedViT.wrap(tiny_clip("ViT-B-16").to(torch.bfloat16))
+    images = tiny_images(hvit.source).to(torch.bfloat16)
+    adapter = drawn(name, hvit)
+    with torch.no_grad(), adapter.attached(hvit):
+        before = hvit(images)
+        for _ in range(200):
+            for parameter in adapter.parameters():
+                parameter += 1e-3 * parameter.sign()
+        assert hvit(images).dtype == torch.bfloat16
+        assert_changed(hvit(images), before)
+    assert {parameter.dtype for parameter in adapter.parameters()} == {torch.float32}

@@ -11,7 +11,13 @@ from residual_lens.errors import InputError, UnsupportedModelError
 from residual_lens.hooked.vit import HookedViT
 from residual_lens.text import templates, zero_shot_classifier
 from residual_lens.training.runs import RunConfig
-from residual_lens.training.runs.classifiers import LOGIT_SCALE, class_means, classifier_of, kind_of, templates_of
+from residual_lens.training.runs.classifiers import (
+    LOGIT_SCALE,
+    class_means,
+    classifier_kind,
+    classifier_of,
+    templates_of,
+)
 from tests.reference.class_means import reference_class_means
 from tests.tolerances import FLOAT32_TOL, assert_close
 
@@ -69,13 +75,17 @@ def test_text_is_the_ensemble_of_prompts_at_the_models_scale(clip):
 
 def test_class_means_are_taken_where_there_is_no_text_or_where_they_are_asked_for(clip, plain):
     means = replace(CONFIG, classifier="means")
-    assert [kind_of(CONFIG, clip), kind_of(CONFIG, plain), kind_of(means, clip)] == ["text", "means", "means"]
+    assert [classifier_kind(CONFIG, clip), classifier_kind(CONFIG, plain), classifier_kind(means, clip)] == [
+        "text",
+        "means",
+        "means",
+    ]
     for config, hvit, scale in ((CONFIG, plain, LOGIT_SCALE), (means, clip, clip.logit_scale)):
         found = classifier_of(config, hvit, WORDS, lambda: drawn(12))
         assert torch.equal(found.weights, class_means(*drawn(12), WORDS, logit_scale=1.0).weights)
         assert found.logit_scale == scale
     with pytest.raises(UnsupportedModelError, match=r"no text tower, .* use --classifier means"):
-        kind_of(replace(CONFIG, classifier="text"), plain)
+        classifier_kind(replace(CONFIG, classifier="text"), plain)
 
 
 def test_words_that_the_model_does_not_know_are_refused(clip):

@@ -10,6 +10,13 @@ from residual_lens.training.runs import Resources, RunConfig, run_folder
 PLAIN = RunConfig("clip-l", "eurosat", "residual")
 
 
+def checked(settings: RunConfig | Resources, **changes: object) -> None:
+    """Checks changed settings without those of types, which are in force in tests alone."""
+    changed = object.__new__(type(settings))
+    vars(changed).update(vars(settings) | changes)
+    changed.__post_init__()
+
+
 def test_a_plain_run_is_called_by_model_data_method_and_seed(tmp_path):
     assert replace(PLAIN, seed=3).folder_name == "clip-l--eurosat--residual--3"
     assert run_folder(PLAIN, tmp_path) == tmp_path / "clip-l--eurosat--residual--0"
@@ -57,6 +64,14 @@ def test_settings_come_back_from_json():
     [
         *[({name: 0}, f"{name} starts at 1, got 0") for name in ("limit", "shots", "rank", "epochs", "patience")],
         ({"batch_size": -1}, "batch_size starts at 1, got -1"),
+        ({"epochs": 2.5}, r"epochs is a whole number, got 2\.5"),
+        ({"rank": None}, "rank is a whole number, got None"),
+        ({"shots": True}, "shots is a whole number, got True"),
+        ({"seed": -1}, "seed starts at 0, got -1"),
+        ({"data_seed": -1}, "data_seed starts at 0, got -1"),
+        ({"classifier": "texts"}, "classifier is one of auto, text, means, got 'texts'"),
+        ({"scales": "zeros"}, "scales is one of randn, ones, spectrum, got 'zeros'"),
+        ({"precision": "bf16"}, "precision is one of 32-true, bf16-mixed, 16-mixed, got 'bf16'"),
         ({"explained_variance": 0.0}, r"a share in \(0, 1\], got 0.0"),
         ({"explained_variance": float("nan")}, "a share in"),
         ({"l1": -1.0}, "0 or more, got -1.0"),
@@ -67,7 +82,26 @@ def test_settings_come_back_from_json():
 )
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(InputError, match=message):
-        replace(PLAIN, **wrong)
+        checked(PLAIN, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        *[({name: 0}, f"{name} starts at 1, got 0") for name in ("devices", "num_nodes", "encode_batch_size")],
+        ({"devices": "auto"}, "devices is a whole number, got 'auto'"),
+        ({"workers": -1}, "workers starts at 0, got -1"),
+        ({"logger": "mlflow"}, "logger is one of csv, tensorboard, wandb, got 'mlflow'"),
+    ],
+)
+def test_resources_out_of_range_are_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        checked(Resources(), **wrong)
+
+
+def test_settings_in_range_are_not_refused():
+    checked(PLAIN, limit=1, shots=None, seed=0, precision="16-mixed")
+    checked(Resources(), devices=2, workers=0, logger="wandb")
 
 
 def test_resources_and_settings_share_no_name():

@@ -109,11 +109,11 @@ def test_other_failures_of_a_repository_are_not_taken_for_a_missing_split(tmp_pa
     def fails_later(path):
         calls.append(path)
         if len(calls) > 1:
-            raise FileNotFoundError("the disk is gone")
+            raise FileNotFoundError("the disk does not have it")
         return load(path)
 
     monkeypatch.setattr(datasets, "load_from_disk", fails_later)
-    with pytest.raises(InputError, match="the disk is gone"):
+    with pytest.raises(InputError, match="the disk does not have it"):
         opened(data)
 
 

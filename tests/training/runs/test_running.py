@@ -4,14 +4,18 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from filelock import FileLock
+from lightning.pytorch import loggers
 
 from residual_lens.activations import Store, encode
 from residual_lens.bases import fit_bases
@@ -20,11 +24,15 @@ from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked.vit import HookedViT
 from residual_lens.interventions import ResiDual
 from residual_lens.text import zero_shot_classifier
-from residual_lens.training.methods import ZeroShot, load_adapter
+from residual_lens.training import trainer
+from residual_lens.training.cached import coordinates, width
+from residual_lens.training.checks import check_device
+from residual_lens.training.methods import METHODS, Coarse, ZeroShot, load_adapter
 from residual_lens.training.runs import RunResult, run, run_folder, running
 from residual_lens.training.runs.classifiers import class_means, templates_of
 from residual_lens.training.runs.data import few_shot_rows
 from residual_lens.training.runs.stores import store_path
+from tests.training.methods.test_registry import made
 from tests.training.runs.places import LIMIT, digits, resources, write_tree
 
 
@@ -120,6 +128,7 @@ def test_zero_shot_is_the_model_as_it_is(clip, stores, tmp_path):
     assert result.line.endswith("(nothing trained)")
 
 
+@pytest.mark.slow
 def test_stores_are_shared_and_bases_can_come_from_another_store_or_file(clip, residual, stores, tmp_path):
     own = store_path(residual[1].config, resources(stores), open_images("digits"), "train")
     assert own.name == "attribute-clip--digits--train-60-42.h5"
@@ -205,7 +214,7 @@ def test_a_folder_of_images_by_class_words(stores, tmp_path):
     config = replace(digits("coarse", epochs=1, limit=None, templates="digits"), data=f"folder:{tree}")
     result = run(config, tmp_path / "runs", resources(stores))
     assert (result.n_train, result.n_validation, result.n_test, result.n_classes) == (48, 6, 6, 3)
-    with pytest.raises(InputError, match="does not know"):
+    with pytest.raises(InputError, match="does not know .* --classifier means"):
         run(replace(config, templates="auto"), tmp_path / "runs", resources(stores))
 
 
@@ -213,6 +222,7 @@ class Stopped(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_result(stores, tmp_path, clip):
     config = digits("residual", epochs=60, patience=60)
     folder = run_folder(config, tmp_path / "killed")
@@ -239,6 +249,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(stores, tmp_path, clip
     assert torch.equal(*(load_adapter(each, clip).scales for each in folders))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["_Run.trained", "model_card", "RunResult.save"])
 def test_a_run_that_stopped_anywhere_is_finished_by_the_next(stores, tmp_path, monkeypatch, stop, residual):
     def stopped(*given, **options):
@@ -253,18 +264,66 @@ def test_a_run_that_stopped_anywhere_is_finished_by_the_next(stores, tmp_path, m
     assert replace(result, seconds=0.0) == replace(residual[1], seconds=0.0)
 
 
-def test_a_checkpoint_of_other_bases_is_left_behind_with_a_warning(stores, tmp_path, monkeypatch, residual, caplog):
-    config = residual[1].config
-    with monkeypatch.context() as patched:
-        patched.setattr(running, "model_card", lambda result: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run(replace(config, seed=1), tmp_path, resources(stores))
-    run_folder(replace(config, seed=1), tmp_path).rename(run_folder(config, tmp_path))
-    (run_folder(config, tmp_path) / "config.json").unlink()
-    result = run(config, tmp_path, resources(stores))
+@pytest.fixture
+def checkpoint_of_another(residual, tmp_path):
+    """Gives the checkpoint of an unfinished run like `residual`, begun where something was different."""
+    folder = run_folder(residual[1].config, tmp_path)
+    shutil.copytree(run_folder(residual[1].config, residual[0]), folder)
+    (folder / "result.json").unlink()
+
+    def begun(*differing: str) -> Path:
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        saved = torch.load(checkpoint, weights_only=True)
+        saved["run"] |= dict.fromkeys(differing, "0" * 64)
+        torch.save(saved, checkpoint)
+        return checkpoint
+
+    return begun
+
+
+def test_a_checkpoint_of_other_bases_is_left_behind_with_a_warning(
+    stores, tmp_path, residual, checkpoint_of_another, caplog
+):
+    differing = ("adapter's fixed values", "start", "train samples", "validation samples", "classifier")
+    cached = checkpoint_of_another(*differing).parents[1] / "coordinates"
+    cached.mkdir()
+    result = run(residual[1].config, tmp_path, resources(stores))
     assert "is of another run" in caplog.text
     assert "training starts anew" in caplog.text
+    assert not cached.exists()
     assert replace(result, seconds=0.0) == replace(residual[1], seconds=0.0)
+
+
+def test_a_checkpoint_of_something_else_is_kept_and_refused(stores, tmp_path, residual, checkpoint_of_another):
+    checkpoint = checkpoint_of_another("adapter's fixed values", "learning_rate")
+    before = checkpoint.read_bytes()
+    with pytest.raises(MismatchError, match="is of another run"):
+        run(residual[1].config, tmp_path, resources(stores))
+    assert checkpoint.read_bytes() == before
+
+
+def test_of_several_processes_the_first_alone_deletes(stores, tmp_path, residual, checkpoint_of_another, monkeypatch):
+    checkpoint = checkpoint_of_another("adapter's fixed values")
+    cached = checkpoint.parents[1] / "coordinates"
+    cached.mkdir()
+    before = checkpoint.read_bytes()
+    monkeypatch.setattr(running, "claimed", lambda *given: nullcontext(False))
+    result = run(residual[1].config, tmp_path, resources(stores))
+    assert replace(result, seconds=0.0) == replace(residual[1], seconds=0.0)
+    assert (checkpoint.read_bytes() == before, cached.exists()) == (True, True)
+
+
+def test_coordinates_beyond_what_memory_takes_are_in_a_file(stores, tmp_path, monkeypatch, residual):
+    seen, real = [], running.coordinates
+    monkeypatch.setattr(
+        running, "coordinates", lambda *given, **more: seen.append(more["file"]) or real(*given, **more)
+    )
+    # 60 samples of a linear map: embeddings alone, 96 numbers of four bytes.
+    for bytes_, files in ((60 * 96 * 4, 0), (60 * 96 * 4 - 1, 3)):
+        seen.clear()
+        monkeypatch.setattr(running, "IN_MEMORY", bytes_)
+        run(digits("linear", epochs=1), tmp_path / str(files), resources(stores))
+        assert sum(file is not None for file in seen) == files
 
 
 @pytest.mark.parametrize(
@@ -275,14 +334,73 @@ def test_a_checkpoint_of_other_bases_is_left_behind_with_a_warning(stores, tmp_p
         (replace(digits("residual"), data="digitz"), InputError, "got data set 'digitz'"),
         (digits("residual", bases="nowhere.h5"), InputError, "There are no bases 'nowhere.h5'"),
         (digits("residual", units=("L9",)), InputError, "L9"),
+        (digits("residual*", units=("mlps",)), InputError, r"residual\* rescales units of kind head, got .*'mlps'"),
+        (digits("residual", units=("embed",)), InputError, "rescales units of kind head and mlp, got .*'embed'"),
+        (digits("residual", units=("heads", "bias")), InputError, "'bias' is what no unit writes"),
+        (digits("linear", l1=0.1), InputError, "l1 penalises scales, and linear has none"),
+        (digits("svd", l1=0.1), InputError, "l1 penalises scales, and svd has none"),
         (digits("coarse", precision="16-mixed"), InputError, "needs an accelerator"),
     ],
 )
-def test_bad_input_is_refused_before_training(stores, tmp_path, monkeypatch, config, error, message):
+def test_bad_input_is_refused_before_anything_is_encoded(tmp_path, config, error, message):
     with pytest.raises(error, match=message):
-        run(config, tmp_path, resources(stores))
-    folder = run_folder(config, tmp_path)
-    assert not (folder / "checkpoints").exists()
+        run(config, tmp_path, resources(tmp_path / "stores"))
+    assert not (run_folder(config, tmp_path) / "checkpoints").exists()
+    assert not (tmp_path / "stores").exists()
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_logger_that_cannot_be_used_is_refused_before_anything_is_encoded(tmp_path, monkeypatch, name):
+    asked = []
+
+    def unusable(*given):
+        asked.append(given)
+        raise InputError("no such logger")
+
+    monkeypatch.setattr(trainer, "logger_named", unusable)
+    config = digits("coarse")
+    with pytest.raises(InputError, match="no such logger"):
+        run(config, tmp_path, replace(resources(tmp_path / "stores"), logger=name))
+    assert asked == [(name, run_folder(config, tmp_path))]
+    assert not (tmp_path / "stores").exists()
+
+
+def test_wandb_without_a_key_is_refused(tmp_path, monkeypatch):
+    class UnknownError(Exception):
+        pass
+
+    def login():
+        raise UnknownError("No API key configured.")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(login=login))
+    monkeypatch.setitem(sys.modules, "wandb.errors", SimpleNamespace(Error=UnknownError))
+    monkeypatch.setattr(loggers, "WandbLogger", lambda **options: None)
+    with pytest.raises(InputError, match=r"cannot log in: No API key configured\. Or set WANDB_MODE=offline"):
+        trainer.logger_named("wandb", tmp_path)
+
+
+def test_more_devices_than_there_are_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_device(torch.device("cuda"), precision="16-mixed", devices=2)
+    check_device(torch.device("cpu"), precision="32-true", devices=3)
+    with pytest.raises(InputError, match="devices=3 are more than the 2 of cuda here"):
+        check_device(torch.device("cuda"), precision="32-true", devices=3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_say_whether_they_have_scales(hvit, name):
+    assert METHODS[name].has_scales == ("scales" in dict(made(name, hvit).named_parameters()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_width_of_coordinates_is_known_before_they_are_made(tmp_path, dtype):
+    hvit = HookedViT.from_pretrained("attribute-clip").to(dtype)
+    with encode(hvit, open_images("digits", limit=20, image_size=32), tmp_path / "store.h5") as store:
+        residuals = [
+            ResiDual.from_bases(fit_bases(store, units=("L0", "L5")), variant=v) for v in ("residual*", "residual")
+        ]
+        for adapter in (Coarse(hvit.cfg.n_layers, hvit.cfg.n_heads), ZeroShot(), *residuals):
+            assert width(adapter, store) == coordinates(adapter, store).values.shape[1]
 
 
 def test_stores_and_bases_of_another_model_are_refused(clip, stores, tmp_path, residual):

@@ -15,6 +15,7 @@ from residual_lens.activations import Rows, Store
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter
+from residual_lens.interventions.adapter import CachedForm
 from residual_lens.training.contributions import Contributions, OfMemory, OfStore
 from residual_lens.training.data import CachedSamples
 from residual_lens.training.mapped import Write, mapped, writing
@@ -51,7 +52,8 @@ class Coordinates:
             # A twentieth to a tenth of a step, most of it in the gradient.
             scales = scales if self._one_each and len(scales) == len(self.index) else scales[self.index]
             scaled = (self.values.index_select(0, rows) * scales).to(self.values.dtype)
-            if scaled.dtype == embedding.dtype:
+            # Autocast would round the base as well.
+            if scaled.dtype == embedding.dtype and not torch.is_autocast_enabled(scaled.device.type):
                 embedding = torch.addmm(embedding, scaled, self.directions)
             else:
                 embedding = embedding + scaled @ self.directions
@@ -131,11 +133,7 @@ def coordinates(
         True
     """
     of = OfStore(source) if isinstance(source, Store) else OfMemory(source)
-    form = adapter.cached_form(of.origin)
-    if form is None:
-        raise InputError(
-            f"{type(adapter).__name__} changes more than direct contributions tell of: train it live, on images."
-        )
+    form = _form(adapter, of)
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
     # torch takes no array with a negative stride, such as a reversed slice gives.
@@ -159,6 +157,25 @@ def coordinates(
                 fill(write)
         tensors = mapped(file, digest)
     return Coordinates(**tensors, fingerprint=of.origin.fingerprint)
+
+
+def width(adapter: Adapter, source: Store | CachedSamples) -> int:
+    """Columns of `Coordinates.values`, known before they are computed.
+
+    Raises:
+        InputError, MismatchError: see `coordinates`.
+    """
+    of = OfStore(source) if isinstance(source, Store) else OfMemory(source)
+    return Plan.width(_form(adapter, of), of)
+
+
+def _form(adapter: Adapter, of: Contributions) -> CachedForm:
+    form = adapter.cached_form(of.origin)
+    if form is None:
+        raise InputError(
+            f"{type(adapter).__name__} changes more than direct contributions tell of: train it live, on images."
+        )
+    return form
 
 
 def _put(tensors: Mapping[str, Tensor], name: str, row: int, rows: Shaped[Tensor, "row *rest"]) -> None:
