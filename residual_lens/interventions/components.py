@@ -20,8 +20,9 @@ def components_to_reach(basis: Basis, share: float, unit: str) -> int:
     # Rounding must not keep a complete basis from reaching its own total.
     reached = (cumulative >= share - 1e-6).nonzero()
     if len(reached) == 0:
+        held = float(basis.variances.double().sum()) / basis.total_variance
         raise InputError(
-            f"The basis of {unit} holds {len(basis.variances)} components with {float(cumulative[-1]):.1%} of the "
+            f"The basis of {unit} holds {len(basis.variances)} components with {held:.1%} of the "
             f"variance, which does not reach {share:.1%}: fit bases with more components, or ask for less."
         )
     return int(reached[0]) + 1

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from residual_lens.errors import InputError
 from residual_lens.training.callbacks import EachEpoch, WholeFiles
@@ -50,12 +51,13 @@ def trainer_for(
     """
     device, settings = job.device, job.settings
     several = settings.devices > 1 or settings.num_nodes > 1
+    # Processes that Lightning starts itself end with the call; under torchrun or Slurm there are some already.
+    are_started = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=[device.index or 0] if device.type == "cuda" and not several else settings.devices,
         num_nodes=settings.num_nodes,
-        # Processes that Lightning starts itself end with the call; under torchrun or Slurm there are some already.
-        strategy="ddp_spawn" if several else "auto",
+        strategy=("ddp" if are_started else "ddp_spawn") if several else "auto",
         precision=cast(Any, settings.precision),
         max_epochs=settings.max_epochs,
         num_sanity_val_steps=0 if resumed else -1,
