@@ -21,21 +21,15 @@ Memory is the peak beyond what the process had before, each side in a process of
 """
 
 import gc
-import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 import tyro
 from benchmark_correlation import sides
 from benchmark_memory import memory
-from rich.console import Console
-from rich.table import Table
+from benchmark_rows import Row, peak, show, timed
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -68,42 +62,24 @@ class Config:
     """Only print the peak of one side of the one row that is named, in MiB."""
 
 
-@dataclass
-class Row:
-    """A line of the table, and the two sides of it."""
+class Sides(NamedTuple):
+    """What is measured."""
 
     what: str
     ours: Callable[[], Any]
     twin: Callable[[], Any]
     gap: Callable[[Any, Any], float]
     """Between what the two sides give."""
-    seconds: list[float] = field(default_factory=list)
-    twin_seconds: list[float] = field(default_factory=list)
-    difference: float = 0.0
-    mib: tuple[float, ...] = ()
-
-    def cells(self) -> list[str]:
-        """As the table has them."""
-        ratios = [twin / ours for twin, ours in zip(self.twin_seconds, self.seconds, strict=True)]
-        return [
-            self.what,
-            f"{statistics.median(self.seconds):.3g}",
-            f"{statistics.median(self.twin_seconds):.3g}",
-            f"{statistics.median(ratios):.3g}",
-            f"{min(ratios):.3g}–{max(ratios):.3g}",
-            f"{self.difference:.3g}",
-            *(f"{one:.0f}" for one in self.mib or ()),
-        ]
 
 
-def somp_row(what: str, draw: Callable[[Config, Tensor, torch.Generator], Tensor]) -> Callable[[Config], Row]:
+def somp_row(what: str, draw: Callable[[Config, Tensor, torch.Generator], Tensor]) -> Callable[[Config], Sides]:
     """SOMP of some data."""
 
-    def row(config: Config) -> Row:
+    def row(config: Config) -> Sides:
         generator = torch.Generator().manual_seed(0)
         atoms = dictionary(config, generator)
         x = draw(config, atoms, generator)
-        return Row(
+        return Sides(
             f"SOMP, {what}",
             lambda: somp(x, atoms, config.picks).indices.tolist(),
             lambda: obvious_somp(x, atoms, config.picks),
@@ -131,10 +107,10 @@ def noise(config: Config, atoms: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(config.samples, D_OUT, generator=generator)
 
 
-def head_somp_row(config: Config) -> Row:
+def head_somp_row(config: Config) -> Sides:
     """In as few coordinates as a head has."""
     coordinates, frame, x, atoms = head(config)
-    return Row(
+    return Sides(
         "SOMP, a head in its coordinates",
         lambda: somp(coordinates, atoms, config.picks, frame=frame).indices.tolist(),
         lambda: obvious_somp(x, atoms, config.picks),
@@ -142,10 +118,10 @@ def head_somp_row(config: Config) -> Row:
     )
 
 
-def head_span_row(config: Config) -> Row:
+def head_span_row(config: Config) -> Sides:
     """In as few coordinates as a head has."""
     coordinates, frame, x, atoms = head(config)
-    return Row(
+    return Sides(
         "TextSpan, a head in its coordinates",
         lambda: text_span(coordinates, atoms, config.picks, frame=frame, rank=RANK).indices.tolist(),
         lambda: obvious_text_span(x, atoms, config.picks),
@@ -162,12 +138,12 @@ def head(config: Config) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return coordinates, frame, coordinates @ frame, atoms
 
 
-def span_row(config: Config) -> Row:
+def span_row(config: Config) -> Sides:
     """In all dimensions."""
     generator = torch.Generator().manual_seed(0)
     atoms = dictionary(config, generator)
     x = gaussian(config, atoms, generator)
-    return Row(
+    return Sides(
         "TextSpan, all dimensions",
         lambda: text_span(x, atoms, config.picks, rank=RANK).indices.tolist(),
         lambda: obvious_text_span(x, atoms, config.picks),
@@ -175,14 +151,14 @@ def span_row(config: Config) -> Row:
     )
 
 
-ROWS: dict[str, Callable[[Config], Row]] = {
+ROWS: dict[str, Callable[[Config], Sides]] = {
     "head": head_somp_row,
     "gaussian": somp_row("decaying spectrum", gaussian),
     "sparse": somp_row("5 atoms a sample", sparse),
     "noise": somp_row("isotropic noise", noise),
     "head-span": head_span_row,
     "span": span_row,
-    "correlation": lambda config: Row(*sides(config.samples)),
+    "correlation": lambda config: Sides(*sides(config.samples)),
 }
 
 
@@ -236,67 +212,35 @@ def main(config: Config) -> None:
     for row in measured(config):
         rows.append(row)
         print("  ".join(row.cells()), flush=True)
-    show(rows, config)
+    show(rows, rounds=config.rounds, markdown=config.markdown)
 
 
 def measured(config: Config) -> Iterator[Row]:
     """Row by row."""
+    sizes = ("--samples", config.samples, "--atoms", config.atoms, "--picks", config.picks)
     for name in config.rows:
-        row = ROWS[name](config)
+        sides = ROWS[name](config)
+        row = Row(sides.what)
         for _ in range(config.rounds):
-            ours, seconds = timed(row.ours)
-            row.seconds.append(seconds)
-            twin, seconds = timed(row.twin)
-            row.twin_seconds.append(seconds)
-        row.difference = row.gap(ours, twin)
+            ours, seconds = timed(sides.ours)
+            row.ours.append(seconds)
+            twin, seconds = timed(sides.twin)
+            row.twin.append(seconds)
+        row.difference = sides.gap(ours, twin)
         if config.memory:
-            row.mib = tuple(peak(name, side, config) for side in ("ours", "twin"))
+            row.mib = tuple(peak(__file__, "--rows", name, "--peak", side, *sizes) for side in ("ours", "twin"))
         yield row
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Result and seconds."""
-    started = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - started
-
-
-def peak(row: str, side: str, config: Config) -> float:
-    """MiB that one side needs, in a process of its own."""
-    sizes = ["--samples", config.samples, "--atoms", config.atoms, "--picks", config.picks]
-    command = [sys.executable, __file__, "--rows", row, "--peak", side, *map(str, sizes)]
-    # glibc then maps every tensor by itself and unmaps it when it is freed, so that resident is what is alive.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
-    return float(done.stdout.splitlines()[-1])
 
 
 def peak_here(config: Config) -> float:
     """Run it small, for what is loaded and kept, then watch it."""
     (name,) = config.rows
     for samples in (200, config.samples):
-        row = ROWS[name](replace(config, samples=samples))
+        sides = ROWS[name](replace(config, samples=samples))
         gc.collect()
         before = memory("cpu", reset=True)
-        (row.ours if config.peak == "ours" else row.twin)()
+        (sides.ours if config.peak == "ours" else sides.twin)()
     return memory("cpu", reset=False) - before
-
-
-def show(rows: list[Row], config: Config) -> None:
-    """Print the table."""
-    heads = ["what", "ours, s", "twin, s", "times faster", "range", "difference"]
-    heads += ["MiB", "twin's"] if config.memory else []
-    title = f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}, medians of {config.rounds} rounds"
-    if config.markdown:
-        lines = [heads, ["---", *["--:"] * (len(heads) - 1)], *(row.cells() for row in rows)]
-        print(f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-        return
-    table = Table(title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head, justify="left" if head == "what" else "right")
-    for row in rows:
-        table.add_row(*row.cells())
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

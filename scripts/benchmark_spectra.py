@@ -19,26 +19,21 @@ Memory is the peak beyond what the process had before, each side in a process of
 """
 
 import logging
-import os
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import open_clip
 import torch
 import tyro
 from benchmark_peaks import head_like
+from benchmark_rows import Row, peak, show, timed
 from benchmark_stores import SIZES, made_up_store
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # The twins lie in tests/.
@@ -49,6 +44,7 @@ from tests.reference.dimension import matrix_two_nearest, naive_two_nn
 from tests.reference.similarity import naive_spectral_cosine
 
 ROWS = ("pca", "neighbours", "cosine", "encode")
+PEAKS = str(Path(__file__).with_name("benchmark_peaks.py"))
 
 
 @dataclass(frozen=True)
@@ -75,32 +71,6 @@ class Config:
     """Print the table as Markdown."""
 
 
-@dataclass
-class Row:
-    """A line of the table."""
-
-    what: str
-    ours: list[float] = field(default_factory=list)
-    twin: list[float] = field(default_factory=list)
-    difference: float | None = None
-    ours_mib: float | None = None
-    twin_mib: float | None = None
-
-    def cells(self) -> list[str]:
-        """As the table has them."""
-        ratios = [twin / ours for twin, ours in zip(self.twin, self.ours, strict=True)]
-        return [
-            self.what,
-            f"{statistics.median(self.ours):.3g}",
-            f"{statistics.median(self.twin):.3g}",
-            f"{statistics.median(ratios):.3g}",
-            f"{min(ratios):.3g}–{max(ratios):.3g}",
-            "" if self.difference is None else f"{self.difference:.0e}",
-            "" if self.ours_mib is None else f"{self.ours_mib:.0f}",
-            "" if self.twin_mib is None else f"{self.twin_mib:.0f}",
-        ]
-
-
 def main(config: Config) -> None:
     """Measure and print."""
     if config.threads is not None:
@@ -110,7 +80,7 @@ def main(config: Config) -> None:
         for row in measured(config, Path(folder)):
             rows.append(row)
             print("  ".join(row.cells()), flush=True)
-    show(rows, config)
+    show(rows, rounds=config.rounds, markdown=config.markdown)
 
 
 def measured(config: Config, folder: Path) -> Iterator[Row]:
@@ -145,12 +115,11 @@ def pca_row(model: str, config: Config, folder: Path) -> Row:
     if not config.memory:
         store.close()
         return row
-    row.ours_mib = peak("pca", store.path)
+    row.mib = (peak(PEAKS, "pca", store.path),)
     store.close()
     small, _ = made_up_store(folder / "pca.h5", model, config.samples // 4)
-    print(
-        f"{model}: {row.ours_mib:.0f} MiB for {config.samples:,} samples, {peak('pca', small.path):.0f} for a quarter"
-    )
+    quarter = peak(PEAKS, "pca", small.path)
+    print(f"{model}: {row.mib[0]:.0f} MiB for {config.samples:,} samples, {quarter:.0f} for a quarter")
     small.close()
     return row
 
@@ -170,7 +139,7 @@ def neighbours_row(config: Config) -> Row:
         row.twin.append(timed(lambda: matrix_two_nearest(x))[1])
     row.difference = abs(ours / naive_two_nn(matrix_two_nearest(x.double())) - 1)
     if config.memory:
-        row.ours_mib, row.twin_mib = (peak(side, config.samples) for side in ("neighbours", "matrix"))
+        row.mib = tuple(peak(PEAKS, side, config.samples) for side in ("neighbours", "matrix"))
     return row
 
 
@@ -223,40 +192,6 @@ def encode_row(config: Config, folder: Path) -> Row:
         with torch.inference_mode():
             row.twin.append(timed(lambda: [plain(batch) for _ in range(config.images // 32)])[1])
     return row
-
-
-def peak(what: str, *arguments: object) -> float:
-    """MiB that one side needs, in a process of its own."""
-    script = Path(__file__).with_name("benchmark_peaks.py")
-    command = [sys.executable, str(script), what, *map(str, arguments)]
-    # glibc then maps every tensor by itself and unmaps it when it is freed, so that resident is what is alive.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
-    return float(done.stdout.splitlines()[-1])
-
-
-def show(rows: list[Row], config: Config) -> None:
-    """Print the table."""
-    heads = ["what", "ours, s", "twin, s", "times faster", "range", "difference", "MiB", "twin's"]
-    cells = [row.cells() for row in rows]
-    title = f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}, medians of {config.rounds} rounds"
-    if config.markdown:
-        rules = ["---", *["--:"] * (len(heads) - 1)]
-        print(f"{title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in [heads, rules, *cells]) + "\n")
-        return
-    table = Table(title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head, justify="left" if head == "what" else "right")
-    for row in cells:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """Result and seconds."""
-    started = time.perf_counter()
-    result = work(*arguments)
-    return result, time.perf_counter() - started
 
 
 if __name__ == "__main__":

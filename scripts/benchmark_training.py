@@ -19,21 +19,16 @@ trainer  The same epochs through `train_adapter` against the bare loop of `run`:
 
 import gc
 import logging
-import os
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import open_clip
 import torch
 import tyro
 from benchmark_memory import memory
-from rich.console import Console
-from rich.table import Table
+from benchmark_rows import Row, peak, show
 from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
@@ -82,30 +77,6 @@ class Config:
     """Only print the MiB that a run needs, in this process."""
 
 
-@dataclass
-class Row:
-    """A line of the table."""
-
-    what: str
-    ours: list[float] = field(default_factory=list)
-    twin: list[float] = field(default_factory=list)
-    difference: float | None = None
-    mib: float | None = None
-
-    def cells(self) -> list[str]:
-        """As the table has them."""
-        ratios = [twin / ours for twin, ours in zip(self.twin, self.ours, strict=False)]
-        return [
-            self.what,
-            f"{statistics.median(self.ours):.3g}",
-            f"{statistics.median(self.twin):.3g}" if ratios else "",
-            f"{statistics.median(ratios):.3g}" if ratios else "",
-            f"{min(ratios):.3g}–{max(ratios):.3g}" if ratios else "",
-            "" if self.difference is None else f"{self.difference:.0e}",
-            "" if self.mib is None else f"{self.mib:.0f}",
-        ]
-
-
 def main(config: Config) -> None:
     """Measure and print."""
     if config.threads is not None:
@@ -117,7 +88,7 @@ def main(config: Config) -> None:
     for row in measured(config):
         rows.append(row)
         print("  ".join(row.cells()), flush=True)
-    show(rows, config)
+    show(rows, rounds=config.rounds, markdown=config.markdown, difference="difference of λ")
 
 
 def measured(config: Config) -> Iterator[Row]:
@@ -311,12 +282,8 @@ def run_row(config: Config) -> Row:
     name = f"run, {config.epochs} epochs of {config.run_samples:,} images, {config.scales[-1]:,} scales"
     row = Row(name, ours=[bare_run(made_up(config.run_samples, config.scales[-1]), config.batch, config.epochs)])
     if config.memory:
-        arguments = ["--peak", "--scales", str(config.scales[-1]), "--run-samples", str(config.run_samples)]
-        command = [sys.executable, __file__, *arguments]
-        # glibc then maps every tensor by itself and unmaps it when it is freed, so that resident is what is alive.
-        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
-        row.mib = float(done.stdout.splitlines()[-1])
+        sizes = ("--scales", config.scales[-1], "--run-samples", config.run_samples)
+        row.mib = (peak(__file__, "--peak", *sizes),)
     return row
 
 
@@ -349,23 +316,6 @@ def trainer_row(hvit: HookedViT, config: Config) -> Row:
         )
         row.twin.append(time.perf_counter() - started)
     return row
-
-
-def show(rows: list[Row], config: Config) -> None:
-    """Print the table."""
-    heads = ["what: against what", "ours, s", "twin, s", "twin / ours", "range", "difference of λ", "MiB"]
-    cells = [row.cells() for row in rows]
-    title = f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}, medians of {config.rounds} rounds"
-    if config.markdown:
-        rules = ["---", *["--:"] * (len(heads) - 1)]
-        print(f"{title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in [heads, rules, *cells]) + "\n")
-        return
-    table = Table(title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head, justify="left" if head == heads[0] else "right")
-    for row in cells:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

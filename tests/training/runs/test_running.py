@@ -214,7 +214,7 @@ def test_a_folder_of_images_by_class_words(stores, tmp_path):
     config = replace(digits("coarse", epochs=1, limit=None, templates="digits"), data=f"folder:{tree}")
     result = run(config, tmp_path / "runs", resources(stores))
     assert (result.n_train, result.n_validation, result.n_test, result.n_classes) == (48, 6, 6, 3)
-    with pytest.raises(InputError, match="does not know .* --classifier means"):
+    with pytest.raises(InputError, match=r"does not know .* --classifier means"):
         run(replace(config, templates="auto"), tmp_path / "runs", resources(stores))
 
 
