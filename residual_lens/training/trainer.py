@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from residual_lens.errors import InputError
 from residual_lens.training.callbacks import EachEpoch, WholeFiles
