@@ -11,6 +11,7 @@ import torch
 from residual_lens import HookedViT, ImageSet, Store, encode, open_images
 from residual_lens.errors import InputError
 from residual_lens.files import write_atomically
+from residual_lens.training.runs.config import file_name
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,6 @@ class Kept:
         text = json.dumps({"settings": self.settings, "results": self.results}, indent=1, ensure_ascii=False)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, f"{text}\n".encode())
-
-
-def file_name(*parts: str) -> str:
-    """A file name for models and data sets."""
-    return "--".join("".join(c if c.isalnum() or c in "-_.@" else "-" for c in part) for part in parts)
 
 
 def check_names(what: str, names: Sequence[str], at_least: int) -> None:

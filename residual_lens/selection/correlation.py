@@ -54,7 +54,7 @@ def unit_output_correlation(
     if not (values.isfinite().all() and output.isfinite().all()):
         raise InputError("Some values are NaN or infinite: find the samples they come from first.")
     rows = [slice(start, start + BLOCK_ROWS) for start in range(0, len(output), BLOCK_ROWS)]
-    moments = moments_of_pieces(1, rows, lambda _, at: output[at].to("cpu", torch.float64, copy=True))
+    moments = moments_of_pieces(1, rows, lambda _, at: output[at].double().cpu())
     if basis is None:
         axes = Axes.principal(moments, output.dtype)
     else:
