@@ -40,8 +40,7 @@ from residual_lens.interventions import Adapter, ResiDual
 from residual_lens.interventions.config import ResiDualConfig
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training import train_adapter
-from residual_lens.training.cached import Coordinates, coordinates
-from residual_lens.training.data import CachedSamples
+from residual_lens.training.cached import CachedSamples, Coordinates, coordinates
 
 ROWS = ("step", "live", "run", "trainer")
 N_CLASSES, D_OUT = 10, 512

@@ -24,7 +24,7 @@ import tyro
 from studies import file_name
 
 from residual_lens.errors import InputError
-from residual_lens.training.sweep import PRESETS
+from residual_lens.training.runs.sweep import PRESETS
 
 SCRIPTS = Path(__file__).resolve().parent
 PYTHON, LENS = [sys.executable], [sys.executable, "-m", "residual_lens"]

@@ -13,7 +13,7 @@ from residual_lens import cli
 from residual_lens.errors import InputError
 from residual_lens.hooked.loading import PAPER_MODELS
 from residual_lens.training.runs import RunConfig
-from residual_lens.training.sweep import PAPER_DATA
+from residual_lens.training.runs.sweep import PAPER_DATA
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALL = """
@@ -108,7 +108,7 @@ def test_all_four_studies_run_on_the_shipped_model_and_a_second_time_compute_not
 ):
     monkeypatch.setattr(sys, "argv", ["reproduce_paper.py"])
     monkeypatch.setattr(script, "status", in_this_process)
-    monkeypatch.setattr("residual_lens.training.sweep.run_sweep", runs_in_this_process)
+    monkeypatch.setattr("residual_lens.training.runs.sweep.run_sweep", runs_in_this_process)
     script.main(script.Config(settings))
     out = tmp_path / "out"
     for made in (
@@ -174,7 +174,8 @@ def test_every_option_of_the_papers_settings_is_one_that_its_command_has(script,
         study = importlib.import_module(Path(command[0]).stem)
         assert str(tyro.cli(study.Config, args=command[1:]).stores) == "studies/stores"
     swept: list[RunConfig] = []
-    monkeypatch.setattr("residual_lens.training.sweep.run_sweep", lambda configs, *_, **__: swept.extend(configs) or [])
+    sweep = "residual_lens.training.runs.sweep.run_sweep"
+    monkeypatch.setattr(sweep, lambda configs, *_, **__: swept.extend(configs) or [])
     monkeypatch.setattr(sys, "argv", ["residual-lens", *commands[4][2:]])
     cli.main()
     assert len(swept) == 10 * 7 * 3

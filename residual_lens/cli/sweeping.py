@@ -68,8 +68,8 @@ def sweep(
     from tqdm import tqdm
 
     from residual_lens.files import write_atomically
-    from residual_lens.training.slurm import Slurm, slurm_script
-    from residual_lens.training.sweep import arguments, grid, in_order, run_sweep, unfinished
+    from residual_lens.training.runs.slurm import Slurm, slurm_script
+    from residual_lens.training.runs.sweep import arguments, grid, in_order, run_sweep, unfinished
 
     if show and slurm:
         raise InputError("Got --print and --slurm: give one of them.")

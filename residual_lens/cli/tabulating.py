@@ -39,7 +39,7 @@ def table(
     from residual_lens.report.training_table import training_tables
     from residual_lens.training.methods import METHODS
     from residual_lens.training.runs.config import file_name
-    from residual_lens.training.sweep import PAPER_DATA, finished_runs
+    from residual_lens.training.runs.sweep import PAPER_DATA, finished_runs
 
     tables = training_tables(finished_runs(runs), methods=tuple(METHODS), data=PAPER_DATA)
     texts = {

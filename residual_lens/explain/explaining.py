@@ -17,8 +17,7 @@ from residual_lens.explain.saying import NO_TEXTS, UnitEdit, labels_of_unit, tex
 from residual_lens.interventions import ResiDual
 from residual_lens.report.explanation import ExplainedComponent, ExplainedUnit, Explanation, Label, PruningCurve
 from residual_lens.text import Dictionary, ZeroShotClassifier
-from residual_lens.training.cached import Coordinates, coordinates
-from residual_lens.training.data import CachedSamples
+from residual_lens.training.cached import CachedSamples, Coordinates, coordinates
 
 SHARE_OF_GAIN = 0.95
 RANDOM_ORDERS = 5

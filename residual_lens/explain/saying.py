@@ -9,7 +9,7 @@ from residual_lens.activations import Store
 from residual_lens.report.explanation import Label
 from residual_lens.spectral import somp
 from residual_lens.text import Dictionary
-from residual_lens.training.data import CachedSamples
+from residual_lens.training.cached import CachedSamples
 
 NO_TEXTS = Label((), 0.0)
 

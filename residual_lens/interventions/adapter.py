@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
@@ -157,6 +158,15 @@ class Adapter(HubAdapter, nn.Module, ABC):
     ) -> Float[Tensor, "batch class"]:
         """What edited embeddings score: the classifier's logits, but for adapters with a classifier of their own."""
         return classifier.logits(embedding)
+
+    def cross_entropy(
+        self, embedding: Float[Tensor, "batch d_out"], classifier: ZeroShotClassifier, labels: Int[Tensor, "batch"]
+    ) -> Float[Tensor, ""]:
+        """Of `logits`, summed over the batch: what training minimises."""
+        if type(self).logits is Adapter.logits:
+            # The same in a third of the operations.
+            return classifier.cross_entropy(embedding, labels)
+        return cross_entropy(self.logits(embedding, classifier), labels.long(), reduction="sum")
 
     def parameter_count(self) -> int:
         """How many numbers are trained."""

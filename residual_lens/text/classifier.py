@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from beartype import beartype
 from jaxtyping import Float, Int, jaxtyped
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from residual_lens.errors import InputError
+from residual_lens.text.cosine_loss import CosineCrossEntropy
 from residual_lens.text.prompts import EncodeText, ensemble, fill
 
 
@@ -38,6 +40,23 @@ class ZeroShotClassifier:
             embedding: image embeddings; their length does not matter.
         """
         return self.logit_scale * normalize(embedding, dim=-1) @ self.weights.to(embedding).mT
+
+    def cross_entropy(self, embedding: Float[Tensor, "batch d_out"], labels: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
+        """`−Σ log softmax(logits)[label]`, to train with: its gradient goes to the embedding, not to the classes.
+
+        Args:
+            embedding: as for `logits`; half precision and autocast are computed in float32.
+            labels: indices of classes.
+
+        Example:
+            >>> import torch
+            >>> classifier = ZeroShotClassifier(torch.eye(3), ("red", "green", "blue"), logit_scale=2.0)
+            >>> round(classifier.cross_entropy(torch.tensor([[5.0, 0.0, 0.0]]), torch.tensor([0])).item(), 4)
+            0.2395
+        """
+        if embedding.dtype in (torch.float16, torch.bfloat16):
+            embedding = embedding.float()
+        return CosineCrossEntropy.apply(embedding, self.weights.to(embedding), self.logit_scale, labels.long())
 
     @jaxtyped(typechecker=beartype)
     def accuracy(self, embedding: Float[Tensor, "batch d_out"], labels: Int[Tensor, "batch"]) -> float:

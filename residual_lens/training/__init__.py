@@ -7,20 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from residual_lens.training.cached import Coordinates, coordinates
-    from residual_lens.training.data import CachedSamples, cache_samples
-    from residual_lens.training.live import LiveImages, LiveSamples
-    from residual_lens.training.loop import evaluate, train_adapter
+    from residual_lens.training.cached import CachedSamples, Coordinates, cache_samples, coordinates
+    from residual_lens.training.fitting import TrainingLog, evaluate, train_adapter
     from residual_lens.training.methods import Coarse, LinearAdapter
-    from residual_lens.training.progress import TrainingLog
+    from residual_lens.training.splits import LiveImages, LiveSamples
 
 _HOMES = {
-    "cached": ("Coordinates", "coordinates"),
-    "data": ("CachedSamples", "cache_samples"),
-    "live": ("LiveImages", "LiveSamples"),
-    "loop": ("evaluate", "train_adapter"),
+    "cached": ("CachedSamples", "Coordinates", "cache_samples", "coordinates"),
+    "fitting": ("TrainingLog", "evaluate", "train_adapter"),
     "methods": ("Coarse", "LinearAdapter"),
-    "progress": ("TrainingLog",),
+    "splits": ("LiveImages", "LiveSamples"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from residual_lens.bases import Bases, Basis
-from residual_lens.errors import InputError
+from residual_lens.errors import InputError, did_you_mean
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter, Path, ResiDual
 from residual_lens.text import ZeroShotClassifier
@@ -51,7 +51,7 @@ def method_named(name: str) -> Method:
         InputError: there is none of that name.
     """
     if name not in METHODS:
-        raise InputError(f"Unknown method {name!r}; known are {', '.join(METHODS)}.")
+        raise InputError(f"Unknown method {name!r}.{did_you_mean(name, METHODS)} Methods are {', '.join(METHODS)}.")
     return METHODS[name]
 
 

@@ -2,19 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from residual_lens.errors import InputError
-from residual_lens.files import write_atomically
+from residual_lens.errors import InputError, StoreError
+from residual_lens.files import made_while_needed, remove_leftovers, write_atomically
 from residual_lens.training.runs.config import Resources, RunConfig
 from residual_lens.training.runs.result import CONFIG, load_config
 
 ADAPTER = "adapter"
 """Folder of the trained adapter in that of its run."""
-LOCK = ".lock"
 
 
 def run_folder(config: RunConfig, out: Path) -> Path:
@@ -37,17 +34,23 @@ def claimed(folder: Path, config: RunConfig, resources: Resources) -> Iterator[b
     Raises:
         InputError: the folder is another run's, or another process works in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if (folder / CONFIG).exists():
         _require_same(folder, config)
     if _is_helper(resources):
         yield False
         return
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield True
-    except Timeout:
-        raise InputError(f"Another process is at work in {folder}: wait for it, or end it.") from None
+    # Settings and results are read without torch, which this loads.
+    from residual_lens.activations.writer import alone_with
+
+    with ExitStack() as claim:
+        # The lock lies beside the folder, which is made by what is written into it first.
+        claim.enter_context(made_while_needed(folder.parent))
+        try:
+            claim.enter_context(alone_with(folder))
+        except StoreError as error:
+            raise InputError(f"Another process is at work in {folder}: wait for it, or end it.") from error
+        remove_leftovers(folder, folder / ADAPTER)
+        yield True
 
 
 def _is_helper(resources: Resources) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from residual_lens.bases.assembling import analysed_units
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
-from residual_lens.training.checks import check_device, check_l1
+from residual_lens.training.fitting.checks import check_device, check_l1
 from residual_lens.training.methods import Method
 from residual_lens.training.runs.config import Resources, RunConfig
 
@@ -37,6 +37,6 @@ def refuse_impossible(config: RunConfig, resources: Resources, method: Method, h
     check_device(hvit.device, precision=config.precision, devices=resources.devices)
     if resources.logger != "csv":
         # Lightning takes longer to import than torch.
-        from residual_lens.training.trainer import logger_named
+        from residual_lens.training.fitting.trainer import logger_named
 
         logger_named(resources.logger, folder)

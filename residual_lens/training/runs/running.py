@@ -15,12 +15,11 @@ from residual_lens.data.images.image_set import SPLITS
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter, ResiDual
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training.cached import Coordinates, coordinates, width
-from residual_lens.training.checkpoints import LAST, OtherRunError
-from residual_lens.training.live import LiveImages
-from residual_lens.training.loop import evaluate, train_adapter
+from residual_lens.training.cached.coordinates import Coordinates, coordinates, width
+from residual_lens.training.fitting.checkpoints import LAST, OtherRunError
+from residual_lens.training.fitting.progress import TrainingLog
+from residual_lens.training.fitting.train import evaluate, train_adapter
 from residual_lens.training.methods import Method, Options, method_named
-from residual_lens.training.progress import TrainingLog
 from residual_lens.training.runs.card import model_card
 from residual_lens.training.runs.classifiers import classifier_kind, classifier_of
 from residual_lens.training.runs.config import Resources, RunConfig
@@ -29,6 +28,7 @@ from residual_lens.training.runs.folder import ADAPTER, claimed, run_folder, sav
 from residual_lens.training.runs.refusals import refuse_impossible
 from residual_lens.training.runs.result import RESULT, RunResult
 from residual_lens.training.runs.stores import bases_of, open_store, require_bases
+from residual_lens.training.splits.live import LiveImages
 
 logger = logging.getLogger(__name__)
 

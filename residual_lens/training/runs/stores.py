@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from filelock import FileLock
-
 from residual_lens.activations import Store, encode
+from residual_lens.activations.writer import alone_with
 from residual_lens.bases import Bases, fit_bases
 from residual_lens.bases.basis import Basis
 from residual_lens.data.images import ImageSet
 from residual_lens.data.images.opening import FOLDER_PREFIX, HUGGING_FACE_PREFIX
 from residual_lens.errors import InputError, MismatchError
+from residual_lens.files import made_while_needed
 from residual_lens.hooked import HookedViT
 from residual_lens.training.methods import embedding_basis
 from residual_lens.training.runs.config import Resources, RunConfig, file_name
@@ -52,9 +52,8 @@ def open_store(
         MismatchError, StoreError, CorruptImageError: see `encode`.
     """
     path = store_path(config, resources, images, split)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not the writer's own lock, at which it does not wait.
-    with FileLock(path.with_name(f"{path.name}.turn")):
+    with made_while_needed(path.parent), alone_with(path.with_name(f"{path.name}.turn"), wait=True):
         store = encode(
             hvit,
             images,

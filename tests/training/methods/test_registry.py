@@ -34,7 +34,7 @@ def test_the_methods_are_those_of_the_paper_and_more_in_the_order_of_tables():
     assert tuple(METHODS) == NAMES
     assert all(method.name == name for name, method in METHODS.items())
     assert method_named("residual*") is METHODS["residual*"]
-    with pytest.raises(InputError, match=r"Unknown method 'resid'; known are zero-shot, coarse, residual\*, residual"):
+    with pytest.raises(InputError, match=r"Unknown method 'resid'\. Did you mean residual, .*Methods are zero-shot, coarse,"):
         method_named("resid")
 
 

@@ -14,19 +14,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from filelock import FileLock
 from lightning.pytorch import loggers
 
 from residual_lens.activations import Store, encode
+from residual_lens.activations.writer import alone_with
 from residual_lens.bases import fit_bases
 from residual_lens.data.images import open_images
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked.vit import HookedViT
 from residual_lens.interventions import ResiDual
 from residual_lens.text import zero_shot_classifier
-from residual_lens.training import trainer
-from residual_lens.training.cached import coordinates, width
-from residual_lens.training.checks import check_device
+from residual_lens.training.cached.coordinates import coordinates, width
+from residual_lens.training.fitting import trainer
+from residual_lens.training.fitting.checks import check_device
 from residual_lens.training.methods import METHODS, Coarse, ZeroShot, load_adapter
 from residual_lens.training.runs import RunResult, run, run_folder, running
 from residual_lens.training.runs.classifiers import class_means, templates_of
@@ -71,7 +71,7 @@ def residual(stores, tmp_path_factory) -> tuple[Path, RunResult]:
 def test_a_run_writes_down_what_it_did(residual):
     out, result = residual
     folder = run_folder(result.config, out)
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != ".lock"}
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     adapter = {f"adapter/{name}" for name in ("README.md", "config.json", "model.safetensors")}
     others = {"config.json", "metrics.csv", "checkpoints", "checkpoints/last.ckpt", "adapter", "result.json"}
     assert names == others | adapter
@@ -116,8 +116,7 @@ def test_the_folder_of_another_run_is_refused_with_what_differs(residual, tmp_pa
 def test_two_processes_do_not_work_in_one_folder(tmp_path, stores):
     config = digits("zero-shot")
     folder = run_folder(config, tmp_path)
-    folder.mkdir()
-    with FileLock(folder / ".lock"), pytest.raises(InputError, match="Another process is at work"):
+    with alone_with(folder), pytest.raises(InputError, match="Another process is at work"):
         run(config, tmp_path, resources(stores))
 
 
@@ -329,9 +328,9 @@ def test_coordinates_beyond_what_memory_takes_are_in_a_file(stores, tmp_path, mo
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
-        (digits("residuals"), InputError, "Unknown method 'residuals'"),
-        (replace(digits("residual"), model="attribute-clap"), InputError, "Unknown model 'attribute-clap'"),
-        (replace(digits("residual"), data="digitz"), InputError, "got data set 'digitz'"),
+        (digits("residuals"), InputError, r"Unknown method 'residuals'\. Did you mean residual,"),
+        (replace(digits("residual"), model="attribute-clap"), InputError, r"Unknown model 'attribute-clap'\. Close ones: attribute-clip\."),
+        (replace(digits("residual"), data="digitz"), InputError, r"got data set 'digitz', .*Did you mean digits\?"),
         (digits("residual", bases="nowhere.h5"), InputError, "There are no bases 'nowhere.h5'"),
         (digits("residual", units=("L9",)), InputError, "L9"),
         (digits("residual*", units=("mlps",)), InputError, r"residual\* rescales units of kind head, got .*'mlps'"),

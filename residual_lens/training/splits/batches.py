@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import fields, replace
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,9 +14,23 @@ from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training.cached import Coordinates
-from residual_lens.training.data import Samples
-from residual_lens.training.live import LiveImages, LoadedBatches
-from residual_lens.training.order import Batch, Order
+from residual_lens.training.splits.live import LiveImages, LoadedBatches
+from residual_lens.training.splits.sampler import Batch, Order
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Labelled samples that a hooked model turns into embeddings, whatever hooks are in force."""
+
+    @property
+    def labels(self) -> Int[Tensor, "sample"]:
+        """Class indices."""
+        ...
+
+    def embed(self, hvit: HookedViT, rows: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_out"]:
+        """Embeddings of some samples."""
+        ...
+
 
 Split = Coordinates | LiveImages | Samples
 """What a module trains on: coordinates need no hooks, everything else runs with the adapter attached."""

@@ -17,8 +17,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 
 from residual_lens.errors import InputError
-from residual_lens.training.callbacks import EachEpoch, WholeFiles
-from residual_lens.training.settings import Job
+from residual_lens.training.fitting.callbacks import EachEpoch, WholeFiles
+from residual_lens.training.fitting.settings import Job
 
 CHATTER = ("lightning", "lightning.pytorch", "lightning.fabric")
 """Loggers that tell of devices, of how many parameters there are and of how training ended."""

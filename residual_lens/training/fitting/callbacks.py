@@ -1,6 +1,5 @@
 """What Lightning's Trainer is given to write checkpoints with."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,23 +9,17 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from residual_lens.training.checkpoints import LAST, write_metrics
-from residual_lens.training.progress import Progress
+from residual_lens.files import remove_leftovers, replacing
+from residual_lens.training.fitting.checkpoints import LAST, write_metrics
+from residual_lens.training.fitting.progress import Progress
 
 
 class WholeFiles(TorchCheckpointIO):
     """Checkpoints that replace the one before only when they are on the disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # One name, so that what a kill leaves behind is written over.
-        partial = path.with_name(f"{path.name}.partial")
-        with partial.open("wb") as file:
+        with replacing(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
         """Tensors, numbers and texts; nothing else is ever unpickled."""
@@ -39,6 +32,10 @@ class EachEpoch(Checkpoint):
     def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
         self._folder = folder
         self._run = dict(run)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            remove_leftovers(self._folder, (self._folder / LAST).parent)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self._run

@@ -14,12 +14,11 @@ from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training.cached import Coordinates, coordinates
-from residual_lens.training.checks import check_job, check_labels
-from residual_lens.training.data import CachedSamples
-from residual_lens.training.feeding import Split, evaluation_batches, hits, on_device
-from residual_lens.training.progress import TrainingLog
-from residual_lens.training.settings import Job, Settings
+from residual_lens.training.cached import CachedSamples, Coordinates, coordinates
+from residual_lens.training.fitting.checks import check_job, check_labels
+from residual_lens.training.fitting.progress import TrainingLog
+from residual_lens.training.fitting.settings import Job, Settings
+from residual_lens.training.splits.batches import Split, evaluation_batches, hits, on_device
 
 
 def train_adapter(
@@ -106,7 +105,7 @@ def train_adapter(
     check_job(job, allow_missing_classes=allow_missing_classes)
     job = replace(job, splits={name: _prepared(adapter, split) for name, split in given.items()})
     # Loaded with the first training: it takes longer to import than torch.
-    from residual_lens.training.fitting import fit
+    from residual_lens.training.fitting.fit import fit
 
     with _only_trained(job):
         return fit(job, started, folder=folder, logger=logger, progress=progress).log()

@@ -1,7 +1,6 @@
 """One safetensors file written piece by piece and read through a memory map, for tensors larger than memory."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from residual_lens.errors import InputError, MismatchError
+from residual_lens.files import replacing
 
 NAMES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.int64: "I64"}
 
@@ -41,24 +41,16 @@ def writing(path: Path, shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]
         header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [starts[name], end]}
     text = json.dumps(header).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            file.truncate(8 + len(text) + end)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
 
-            def write(name: str, row: int, rows: Shaped[Tensor, "row *rest"]) -> None:
-                dtype, shape = shapes[name]
-                file.seek(8 + len(text) + starts[name] + row * dtype.itemsize * prod(shape[1:]))
-                file.write(rows.to(dtype).contiguous().view(torch.uint8).numpy().data)
+        def write(name: str, row: int, rows: Shaped[Tensor, "row *rest"]) -> None:
+            dtype, shape = shapes[name]
+            file.seek(8 + len(text) + starts[name] + row * dtype.itemsize * prod(shape[1:]))
+            file.write(rows.to(dtype).contiguous().view(torch.uint8).numpy().data)
 
-            yield write
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield write
 
 
 def mapped(path: Path, digest: str) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import pytest
 
 from residual_lens.interventions import ResiDual
 from residual_lens.training import LiveSamples, cache_samples, train_adapter
-from residual_lens.training.callbacks import EachEpoch
+from residual_lens.training.fitting.callbacks import EachEpoch
 from tests.interventions.tiny_bases import bases_for, wrapped
 from tests.tolerances import FLOAT32_TOL, assert_close
 from tests.training.toy import toy_classifier, toy_split

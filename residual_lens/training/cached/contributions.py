@@ -14,7 +14,7 @@ from torch import Tensor
 from residual_lens.activations import Rows, Store
 from residual_lens.errors import InputError
 from residual_lens.interventions.adapter import Origin
-from residual_lens.training.data import CachedSamples
+from residual_lens.training.cached.samples import CachedSamples
 from residual_lens.units import Unit
 
 Places = Int[np.ndarray, "_"]

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from residual_lens.hooked.fingerprint import fingerprint
-from residual_lens.training.feeding import Split
-from residual_lens.training.live import LiveImages
-from residual_lens.training.settings import Job
+from residual_lens.training.fitting.settings import Job
+from residual_lens.training.splits.batches import Split
+from residual_lens.training.splits.live import LiveImages
 
 
 def identity(job: Job) -> dict[str, Any]:

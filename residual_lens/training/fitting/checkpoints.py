@@ -12,8 +12,8 @@ from torch import nn
 
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.files import write_atomically
-from residual_lens.training.identity import digest
-from residual_lens.training.progress import Progress
+from residual_lens.training.fitting.identity import digest
+from residual_lens.training.fitting.progress import Progress
 
 LAST = Path("checkpoints") / "last.ckpt"
 METRICS = "metrics.csv"

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from residual_lens.errors import InputError
 from residual_lens.interventions.adapter import CachedForm, ScaledUnit
-from residual_lens.training.contributions import Contributions, Places
-from residual_lens.training.mapped import Write
+from residual_lens.training.cached.contributions import Contributions, Places
+from residual_lens.training.cached.tensor_file import Write
 from residual_lens.units import Unit
 
 

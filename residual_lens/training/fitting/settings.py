@@ -12,7 +12,7 @@ from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter, Path
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training.feeding import Split
+from residual_lens.training.splits.batches import Split
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Lightning's names; parameters stay as they are in all of them."""

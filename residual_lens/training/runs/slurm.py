@@ -8,7 +8,7 @@ from pathlib import Path
 
 from residual_lens.errors import InputError
 from residual_lens.training.runs import Resources, RunConfig
-from residual_lens.training.sweep import LOGS, arguments, in_order, log_of
+from residual_lens.training.runs.sweep import LOGS, arguments, in_order, log_of
 
 MOST_TASKS = 1000
 """Of an array, as Slurm comes (`MaxArraySize` 1001)."""

@@ -15,7 +15,7 @@ from residual_lens.errors import InputError, ResidualLensError
 from residual_lens.interventions import ResiDual
 from residual_lens.training import Coarse, LiveSamples, cache_samples, train_adapter
 from residual_lens.training.cached import Coordinates, coordinates
-from residual_lens.training.order import Order
+from residual_lens.training.splits.sampler import Order
 from tests.interventions.tiny_bases import bases_for, hooks_in_force
 from tests.reference.training_loop import trained_scales
 from tests.tolerances import FLOAT64_TOL, assert_close
@@ -220,9 +220,7 @@ def test_mixed_precision_trains_parameters_that_stay_float32(hvit):
 
 @pytest.mark.slow
 def test_lightning_is_loaded_by_training_only():
-    code = (
-        "import sys, residual_lens.training.loop, residual_lens.training.checkpoints; print('lightning' in sys.modules)"
-    )
+    code = "import sys, residual_lens.training.fitting.checkpoints; print('lightning' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert found.stdout == "False\n"
 

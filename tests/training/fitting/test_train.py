@@ -8,10 +8,10 @@ from torch.nn.functional import cross_entropy
 from residual_lens.errors import InputError, MismatchError, ResidualLensError
 from residual_lens.interventions import ResiDual
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training import CachedSamples, Coarse, LinearAdapter, LiveSamples, evaluate, loop, train_adapter
-from residual_lens.training.cached import coordinates
-from residual_lens.training.checkpoints import LAST, saved_state
-from residual_lens.training.data import cache_samples
+from residual_lens.training import CachedSamples, Coarse, LinearAdapter, LiveSamples, evaluate, train_adapter
+from residual_lens.training.cached import cache_samples, coordinates
+from residual_lens.training.fitting import train as training
+from residual_lens.training.fitting.checkpoints import LAST, saved_state
 from residual_lens.training.methods.probe import LinearProbe
 from tests.interventions.tiny_bases import bases_for, hooks_in_force
 from tests.tolerances import FLOAT32_TOL, assert_changed, assert_close
@@ -256,7 +256,7 @@ def test_coordinates_are_evaluated_where_the_model_is(hvit, classifier, validati
         places.append((split.base.device.type, split.labels.device.type))
         return 30
 
-    monkeypatch.setattr(loop, "hits", recorded)
+    monkeypatch.setattr(training, "hits", recorded)
     assert evaluate(hvit.to("meta"), classifier, cached, adapter=adapter.to("meta")) == 1
     assert places == [("meta", "meta")]
 

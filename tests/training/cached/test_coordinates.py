@@ -18,10 +18,9 @@ from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter, ResiDual
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training import Coarse, LinearAdapter, contributions
-from residual_lens.training.cached import Coordinates, coordinates
-from residual_lens.training.data import cache_samples
-from residual_lens.training.plan import Plan
+from residual_lens.training import Coarse, LinearAdapter
+from residual_lens.training.cached import Coordinates, cache_samples, contributions, coordinates
+from residual_lens.training.cached.plan import Plan
 from tests.activations.stores import encoded, image_set, pixels_of, wrapped
 from tests.interventions.tiny_bases import cut
 from tests.reference.training import naive_embeddings, naive_loss

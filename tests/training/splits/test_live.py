@@ -10,8 +10,8 @@ from residual_lens.data.preprocessing import Preprocessing
 from residual_lens.errors import InputError
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training import Coarse, LiveImages, LiveSamples, evaluate, train_adapter
-from residual_lens.training.callbacks import EachEpoch
-from residual_lens.training.live import cropped_and_mirrored
+from residual_lens.training.fitting.callbacks import EachEpoch
+from residual_lens.training.splits.live import cropped_and_mirrored
 from tests.training.toy import ScriptedValidation
 
 PREPROCESSING = Preprocessing((32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

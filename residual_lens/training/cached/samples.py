@@ -1,7 +1,6 @@
-"""What a training loop reads: the same samples, as cached contributions or as images."""
+"""Samples whose direct contributions are held in memory."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from beartype import beartype
@@ -12,20 +11,6 @@ from tqdm import tqdm
 from residual_lens.decomposition import Decomposition, HeadFrames
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
-
-
-@runtime_checkable
-class Samples(Protocol):
-    """Labelled samples that a hooked model turns into embeddings, whatever hooks are in force."""
-
-    @property
-    def labels(self) -> Int[Tensor, "sample"]:
-        """Class indices."""
-        ...
-
-    def embed(self, hvit: HookedViT, rows: Int[Tensor, "batch"]) -> Float[Tensor, "batch d_out"]:
-        """Embeddings of some samples."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

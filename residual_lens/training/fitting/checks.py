@@ -5,11 +5,10 @@ import torch
 from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.text import ZeroShotClassifier
-from residual_lens.training.cached import Coordinates
-from residual_lens.training.data import CachedSamples
-from residual_lens.training.feeding import Split
-from residual_lens.training.live import LiveImages, LiveSamples
-from residual_lens.training.settings import Job
+from residual_lens.training.cached import CachedSamples, Coordinates
+from residual_lens.training.fitting.settings import Job
+from residual_lens.training.splits.batches import Split
+from residual_lens.training.splits.live import LiveImages, LiveSamples
 
 
 def check_job(job: Job, *, allow_missing_classes: bool) -> None:

@@ -12,13 +12,13 @@ from lightning.pytorch.tuner.tuning import Tuner
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from residual_lens.errors import ResidualLensError
-from residual_lens.training.callbacks import EachEpoch
-from residual_lens.training.checkpoints import LAST, checkpoint_to_resume, saved_state, write_metrics
-from residual_lens.training.identity import identity
-from residual_lens.training.module import AdapterTraining
-from residual_lens.training.progress import Progress, restore, snapshot
-from residual_lens.training.settings import Job
-from residual_lens.training.trainer import logger_named, trainer_for, undisturbed
+from residual_lens.training.fitting.callbacks import EachEpoch
+from residual_lens.training.fitting.checkpoints import LAST, checkpoint_to_resume, saved_state, write_metrics
+from residual_lens.training.fitting.identity import identity
+from residual_lens.training.fitting.module import AdapterTraining
+from residual_lens.training.fitting.progress import Progress, restore, snapshot
+from residual_lens.training.fitting.settings import Job
+from residual_lens.training.fitting.trainer import logger_named, trainer_for, undisturbed
 
 RATES = (1e-6, 10.0)
 """Lowest and highest rate of the range test."""

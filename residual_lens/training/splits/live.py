@@ -14,7 +14,7 @@ from residual_lens.data.images import ImageSet
 from residual_lens.data.preprocessing import Preprocessing
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
-from residual_lens.training.order import Batch, seed_of
+from residual_lens.training.splits.sampler import Batch, seed_of
 
 CROP_AREA = (0.5, 1.0)
 """Share of an image's area that a random crop keeps, uniform."""

@@ -14,11 +14,11 @@ import pytest
 from residual_lens import cli
 from residual_lens.errors import InputError
 from residual_lens.hooked.loading import PAPER_MODELS
-from residual_lens.training import sweep as sweeping
 from residual_lens.training.methods import METHODS
 from residual_lens.training.runs import Resources, RunConfig
-from residual_lens.training.slurm import Slurm, slurm_script
-from residual_lens.training.sweep import PAPER_DATA, arguments, grid, in_order, log_of, run_sweep, unfinished
+from residual_lens.training.runs import sweep as sweeping
+from residual_lens.training.runs.slurm import Slurm, slurm_script
+from residual_lens.training.runs.sweep import PAPER_DATA, arguments, grid, in_order, log_of, run_sweep, unfinished
 
 BASE = RunConfig("m", "d", "coarse")
 ODD = 'folder:/data/it\'s "odd" $HOME `x` ; *\\ (é)'

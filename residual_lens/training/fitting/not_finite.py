@@ -10,10 +10,10 @@ from torch import Tensor
 from residual_lens.errors import ResidualLensError
 from residual_lens.interventions.adapter import Origin
 from residual_lens.training.cached import Coordinates
-from residual_lens.training.feeding import embed
-from residual_lens.training.live import LiveImages, LiveSamples
-from residual_lens.training.order import Batch
-from residual_lens.training.settings import Job
+from residual_lens.training.fitting.settings import Job
+from residual_lens.training.splits.batches import embed
+from residual_lens.training.splits.live import LiveImages, LiveSamples
+from residual_lens.training.splits.sampler import Batch
 
 
 @torch.no_grad()

@@ -13,16 +13,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from residual_lens.training.blame import not_finite
 from residual_lens.training.cached import Coordinates
-from residual_lens.training.feeding import embed, evaluation_batches, hits, on_device, training_batches
-from residual_lens.training.order import Batch, seed_of
-from residual_lens.training.progress import Progress
-from residual_lens.training.settings import Job
-from residual_lens.training.trainer import silence
+from residual_lens.training.fitting.not_finite import not_finite
+from residual_lens.training.fitting.progress import Progress
+from residual_lens.training.fitting.settings import Job
+from residual_lens.training.fitting.trainer import silence
+from residual_lens.training.splits.batches import embed, evaluation_batches, hits, on_device, training_batches
+from residual_lens.training.splits.sampler import Batch, seed_of
 
 
 class AdapterTraining(LightningModule):
@@ -142,8 +141,8 @@ class AdapterTraining(LightningModule):
         split = job.splits["train"]
         embedding = embed(split, job.adapter, job.hvit, batch)
         labels = split.labels[batch.rows.to(split.labels.device)].to(embedding.device)
-        logits = job.adapter.logits(embedding, job.classifier)[: batch.share]
-        entropy = cross_entropy(logits, labels[: batch.share].long(), reduction="sum")
+        share = batch.share
+        entropy = job.adapter.cross_entropy(embedding[:share], job.classifier, labels[:share])
         # Gradients are averaged over processes, whose shares of a batch may differ by one sample.
         loss = entropy * self.trainer.world_size / batch.size
         if job.settings.l1:

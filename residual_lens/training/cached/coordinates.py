@@ -16,10 +16,10 @@ from residual_lens.errors import InputError, MismatchError
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter
 from residual_lens.interventions.adapter import CachedForm
-from residual_lens.training.contributions import Contributions, OfMemory, OfStore
-from residual_lens.training.data import CachedSamples
-from residual_lens.training.mapped import Write, mapped, writing
-from residual_lens.training.plan import Plan
+from residual_lens.training.cached.contributions import Contributions, OfMemory, OfStore
+from residual_lens.training.cached.plan import Plan
+from residual_lens.training.cached.samples import CachedSamples
+from residual_lens.training.cached.tensor_file import Write, mapped, writing
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 

@@ -14,10 +14,10 @@ from residual_lens.errors import InputError, MismatchError
 from residual_lens.interventions import ResiDual
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training import Coarse, LiveSamples, cache_samples, train_adapter
-from residual_lens.training.callbacks import EachEpoch
-from residual_lens.training.checkpoints import LAST, METRICS
-from residual_lens.training.identity import identity
-from residual_lens.training.settings import Job, Settings
+from residual_lens.training.fitting.callbacks import EachEpoch
+from residual_lens.training.fitting.checkpoints import LAST, METRICS
+from residual_lens.training.fitting.identity import identity
+from residual_lens.training.fitting.settings import Job, Settings
 from tests.interventions.tiny_bases import bases_for
 from tests.training.toy import toy_classifier, toy_split
 
