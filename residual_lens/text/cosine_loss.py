@@ -39,7 +39,9 @@ class CosineCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Float[Tensor, "batch d_out"], None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, "batch d_out"], None, None, None]:
         """`∂L/∂e`."""
         length, unit, weights, logits, log_shares, labels = ctx.saved_tensors
         with torch.autocast(unit.device.type, enabled=False):
@@ -47,4 +49,4 @@ class CosineCrossEntropy(torch.autograd.Function):
             away.scatter_add_(-1, labels[:, None], away.new_full((len(labels), 1), -1.0))
             along = (away * logits).sum(dim=-1, keepdim=True)
             direction = torch.addmm(along * unit, away, weights, beta=-1, alpha=ctx.logit_scale)
-            return direction.mul_(gradient / length), None, None, None
+            return direction.mul_(grad_outputs[0] / length), None, None, None
