@@ -74,13 +74,13 @@ def subset_predictions(
     offsets = torch.zeros(len(kept), len(classifier.weights), dtype=torch.float64)
     if reference is not None:
         drop = torch.tensor([[unit not in units for unit in store.units] for units in map(set, kept)]).double()
-        offsets = drop @ _mean_products(reference, classifier)
+        offsets = drop @ mean_products(reference, classifier)
     # In the order of the file, whatever order rows are given in, so that no block of it is gone back to.
     order = np.argsort(places, kind="stable")
     predicted = torch.empty(len(kept), len(places), dtype=torch.int64)
     done = 0
     with tqdm(total=len(places), desc="predicting", unit="sample", disable=not progress) as bar:
-        for products in _class_products(store, classifier, used, rows=places[order], beside=len(kept)):
+        for products in class_products(store, classifier, used, rows=places[order], beside=len(kept)):
             logits = (keep @ products.flatten(1)).unflatten(1, products.shape[1:])
             logits += offsets[:, None]
             here = order[done : done + products.shape[1]]
@@ -90,13 +90,21 @@ def subset_predictions(
     return predicted
 
 
-def _class_products(
+def class_products(
     store: Store, classifier: ZeroShotClassifier, units: Sequence[Unit], *, rows: Rows = None, beside: int = 0
 ) -> Iterator[Float[Tensor, "unit sample class"]]:
-    """Inner products of units' contributions with class embeddings, some samples at a time, in float64.
+    """Inner products of units' contributions with class embeddings, in float64: what logits are sums of.
 
-    `beside` are rows of the same size as a unit's that the caller keeps beside them: together they stay within
-    `MOST_NUMBERS`.
+    Args:
+        store: the contributions.
+        classifier: its class embeddings.
+        units: which units.
+        rows: samples; all by default.
+        beside: rows of the same size as a unit's that the caller keeps beside them: together they stay within
+            `MOST_NUMBERS`.
+
+    Returns:
+        Some samples at a time.
     """
     weights = classifier.weights.detach().to("cpu", torch.float64)
     # In models of half precision a contribution has a share of rounding, which features do not have.
@@ -124,10 +132,10 @@ def _feature_products(
     return {name: frames.mixing[place] @ (frames.frames[place] @ weights.mT) for name, place in places.items()}
 
 
-def _mean_products(reference: Store, classifier: ZeroShotClassifier) -> Float[Tensor, "unit class"]:
-    """Products of every unit's mean contribution."""
+def mean_products(reference: Store, classifier: ZeroShotClassifier) -> Float[Tensor, "unit class"]:
+    """Products of every unit's mean contribution over a store, as `class_products` gives them."""
     total = torch.zeros(len(reference.units), len(classifier.weights), dtype=torch.float64)
-    for products in _class_products(reference, classifier, reference.units):
+    for products in class_products(reference, classifier, reference.units):
         total += products.sum(dim=1)
     return total / len(reference)
 

@@ -85,7 +85,7 @@ def test_accuracies_are_the_classifiers_own_on_what_is_left(kind, arguments, tmp
     hvit = wrapped(kind, **arguments)
     with store_of(hvit, tmp_path) as store, store_of(hvit, tmp_path, 4, "b") as reference:
         classifier, labels = classifier_of(store), labels_of(store)
-        products = torch.cat(list(subsets._class_products(store, classifier, store.units)), dim=1)
+        products = torch.cat(list(subsets.class_products(store, classifier, store.units)), dim=1)
         expected = (store.decompose(dtype=torch.float64).values @ classifier.weights.double().mT).transpose(0, 1)
         assert_close(products, expected, FLOAT64_TOL)
         by_how = {}
