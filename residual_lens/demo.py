@@ -67,7 +67,7 @@ class TaskResult:
 
 
 def run_demo(
-    out: Path, *, seed: int = 0, tasks: tuple[str, ...] | None = None, console: Console | None = None
+    out: str | Path, *, seed: int = 0, tasks: tuple[str, ...] | None = None, console: Console | None = None
 ) -> dict[str, Any]:
     """Run the main job on the shipped model and write `results.json` and `figure.png`.
 
@@ -88,6 +88,7 @@ def run_demo(
     unknown = [name for name in names if name not in task_names()]
     if unknown:
         raise InputError(f"Unknown tasks {', '.join(unknown)}; known are {', '.join(task_names())}.")
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise InputError(f"Cannot write to {out.absolute()}: give another folder with --out.")

@@ -7,13 +7,12 @@ pooling, where there is one), then `bias`.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from residual_lens.errors import InputError
+from residual_lens.errors import InputError, did_you_mean
 
 UnitKind = Literal["embed", "head", "mlp", "pool", "bias"]
 
@@ -172,11 +171,9 @@ class Units(Sequence[Unit]):
         return [self[selector].name]
 
     def _unknown(self, name: str) -> str:
-        close = get_close_matches(name, self.names, n=3, cutoff=0.5)
-        hint = f" Did you mean {', '.join(close)}?" if close else ""
         return (
-            f"There is no unit {name!r}.{hint} Units here are {self.names[0]} … {self.names[-1]} "
-            f"({len(self)} in all): heads are called like 'L0H0', MLPs like '0_mlp_out'."
+            f"There is no unit {name!r}.{did_you_mean(name, self.names)} Units here are {self.names[0]} … "
+            f"{self.names[-1]} ({len(self)} in all): heads are called like 'L0H0', MLPs like '0_mlp_out'."
         )
 
     def __getitem__(self, key: str | int) -> Unit:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from residual_lens.report.selection import AccuracyCurve, AccuracyPanel
+from residual_lens.figures import AccuracyCurve
+from residual_lens.report.selection import AccuracyPanel
 from residual_lens.subsets import DROPPED
 
 SCORES = ("supervised", "task", "output", "concepts")

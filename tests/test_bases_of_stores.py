@@ -125,10 +125,13 @@ def test_images_that_were_skipped_are_no_samples(tmp_path):
 def reads(monkeypatch):
     """Pieces as they are read from the file."""
     seen = []
-    read = BlockFile.read
-    monkeypatch.setattr(
-        BlockFile, "read", lambda self, key, block, *into: (seen.append((key, block)), read(self, key, block, *into))[1]
-    )
+    read_run = BlockFile.read_run
+
+    def spied(self, key, blocks, into):
+        seen.extend((key, block) for block in blocks)
+        read_run(self, key, blocks, into)
+
+    monkeypatch.setattr(BlockFile, "read_run", spied)
     return seen
 
 
@@ -156,12 +159,12 @@ def test_no_more_than_a_few_blocks_are_in_memory_however_many_samples_there_are(
         return moments(n_units, blocks, measured)
 
     monkeypatch.setattr(of_stores, "moments_of_pieces", spied)
-    for n_images in (4 * BLOCK_ROWS, 8 * BLOCK_ROWS):
+    for n_images in (8 * BLOCK_ROWS, 16 * BLOCK_ROWS):
         with store_of(wrapped(), tmp_path, n_images) as store:
             fit_bases(store)
             assert store.layout.block_rows == BLOCK_ROWS
     numbers = max(of_stores.BLOCKS * (store.layout.d_head + 1), store.layout.d_out)
-    assert largest[4 * BLOCK_ROWS] == largest[8 * BLOCK_ROWS] == 8 * BLOCK_ROWS * numbers
+    assert largest[8 * BLOCK_ROWS] == largest[16 * BLOCK_ROWS] == 8 * BLOCK_ROWS * numbers
 
 
 def test_they_know_what_they_belong_to_and_are_saved_with_it(tmp_path):

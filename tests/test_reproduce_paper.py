@@ -12,6 +12,7 @@ import tyro
 from residual_lens import cli
 from residual_lens.errors import InputError
 from residual_lens.hooked.loading import PAPER_MODELS
+from residual_lens.training.methods import METHODS
 from residual_lens.training.runs import RunConfig
 from residual_lens.training.runs.sweep import PAPER_DATA
 
@@ -127,9 +128,8 @@ def test_all_four_studies_run_on_the_shipped_model_and_a_second_time_compute_not
     # Dimension and similarity, and the bases of training, are of one store.
     stores = {path.name for path in (tmp_path / "stores").glob("*.h5")}
     assert {name for name in stores if "random" in name} == {"attribute-clip--random--train-40-42.h5"}
-    assert {result["bases"] for result in results} == {
-        str(tmp_path / "stores" / "attribute-clip--random--train-40-42.h5")
-    }
+    bases = str(tmp_path / "stores" / "attribute-clip--random--train-40-42.h5")
+    assert {(result["method"], result["bases"]) for result in results} == {("zero-shot", "own"), ("residual", bases)}
     numbers = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".json", ".md", ".csv", ".tex")}
     # Seconds among them, which no second run would repeat.
     script.main(script.Config(settings))
@@ -180,7 +180,8 @@ def test_every_option_of_the_papers_settings_is_one_that_its_command_has(script,
     cli.main()
     assert len(swept) == 10 * 7 * 3
     # Its own settings are the paper's: what the file repeats changes nothing.
-    assert {tuple(config.options) for config in swept} == {("bases",)}
+    assert {tuple(config.options) for config in swept if METHODS[config.method].needs_bases} == {("bases",)}
+    assert not any(config.options for config in swept if not METHODS[config.method].needs_bases)
 
 
 def test_a_dry_run_prints_commands_that_a_shell_reads_and_runs_none(script, settings, commands, capsys):

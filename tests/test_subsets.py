@@ -161,10 +161,13 @@ def test_products_in_memory_are_bounded(stores, classifier, monkeypatch):
 def test_what_is_kept_is_read_once_whatever_the_order_of_rows_and_nothing_else(stores, classifier, monkeypatch):
     store, _ = stores
     seen = []
-    read = BlockFile.read
-    monkeypatch.setattr(
-        BlockFile, "read", lambda self, key, *args: (seen.append((key, *args[:1])), read(self, key, *args))[1]
-    )
+    read_run = BlockFile.read_run
+
+    def spied(self, key, blocks, into):
+        seen.extend((key, block) for block in blocks)
+        read_run(self, key, blocks, into)
+
+    monkeypatch.setattr(BlockFile, "read_run", spied)
     rows = torch.randperm(N_IMAGES, generator=torch.Generator().manual_seed(0))
     subset_predictions(store, classifier, [["L0H1", "0_mlp_out"], ["L0H1"]], rows=rows)
     values = [(key, block) for key, block in seen if key[0] in ("heads", "terms")]

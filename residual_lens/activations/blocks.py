@@ -60,39 +60,55 @@ class BlockFile:
         """
         return read_constant(self.path, name)
 
-    def read(self, key: PieceKey, block: int, into: Arrays | None = None) -> Arrays:
+    def read(self, key: PieceKey, block: int) -> Arrays:
         """A piece of a block, checked.
 
         Args:
             key: which piece.
             block: of which block.
-            into: contiguous arrays to read it into; made, if there are none.
 
         Raises:
             StoreError: not written yet, or damaged.
         """
-        piece, rows = self.pieces[key], self.layout.rows_of(block)
-        if not self.committed[block]:
-            raise StoreError(
-                f"{self.path}: rows {rows.start} to {rows.stop - 1} were not written, or their mark is damaged."
-            )
-        # A file that was cut off since it was opened gives fewer bytes, and another checksum.
-        arrays = into or tuple(np.empty((len(rows), *array.row), array.dtype) for array in piece.arrays)
-        checksum = 0
-        for array, values in zip(piece.arrays, arrays, strict=True):
-            raw = raw_of(values)
-            try:
-                done = os.preadv(self._open_fd, [raw], self._offset(array, piece.unit, rows.start))
-            except OSError as error:
-                raise StoreError(f"{self.path} cannot be read: {error.strerror}.") from error
-            checksum = zlib.crc32(raw[:done], checksum)
-        if checksum != self._checksums[block, self._places[key]]:
-            unit = "" if piece.unit is None else f"[{piece.unit}]"
-            raise StoreError(
-                f"{self.path} is damaged: {piece.arrays[0].name}{unit}, rows {rows.start} to {rows.stop - 1}, is not "
-                "what was written. `residual-lens check` lists all damage; encode these data again."
-            )
+        rows = len(self.layout.rows_of(block))
+        arrays = tuple(np.empty((rows, *array.row), array.dtype) for array in self.pieces[key].arrays)
+        self.read_run(key, range(block, block + 1), arrays)
         return arrays
+
+    def read_run(self, key: PieceKey, blocks: range, into: Arrays) -> None:
+        """A piece of blocks that follow one another, each checked; their rows lie together in the file.
+
+        Args:
+            key: which piece.
+            blocks: of which blocks.
+            into: contiguous arrays for their rows.
+
+        Raises:
+            StoreError: not written yet, or damaged.
+        """
+        piece, n_rows = self.pieces[key], self.layout.block_rows
+        for block in blocks:
+            if not self.committed[block]:
+                rows = self.layout.rows_of(block)
+                raise StoreError(
+                    f"{self.path}: rows {rows.start} to {rows.stop - 1} were not written, or their mark is damaged."
+                )
+        raws = []
+        for array, values in zip(piece.arrays, into, strict=True):
+            # A file that was cut off since it was opened gives fewer bytes, and another checksum.
+            raw = self._fill(raw_of(values), self._offset(array, piece.unit, blocks.start * n_rows))
+            raws.append((raw, n_rows * array.row_bytes))
+        checksums = self._checksums[blocks.start : blocks.stop, self._places[key]].tolist()
+        for i, expected in enumerate(checksums):
+            checksum = 0
+            for raw, size in raws:
+                checksum = zlib.crc32(raw[i * size : (i + 1) * size], checksum)
+            if checksum != expected:
+                rows, unit = self.layout.rows_of(blocks[i]), "" if piece.unit is None else f"[{piece.unit}]"
+                raise StoreError(
+                    f"{self.path} is damaged: {piece.arrays[0].name}{unit}, rows {rows.start} to {rows.stop - 1}, is "
+                    "not what was written. `residual-lens check` lists all damage; encode these data again."
+                )
 
     def write(self, block: int, contents: Mapping[PieceKey, Arrays]) -> None:
         """A whole block: durable when this returns, and not there at all if it does not.
@@ -155,6 +171,16 @@ class BlockFile:
         shape, dtype = growing(self.layout)[name]
         raw = os.pread(self._open_fd, int(np.prod(shape)) * dtype.itemsize, self._offsets[name])
         return np.frombuffer(raw, dtype).reshape(shape).copy()
+
+    def _fill(self, raw: memoryview, offset: int) -> memoryview:
+        """As much of `raw` as the file has bytes for; the system gives 2 GiB at a time at most."""
+        done = 0
+        try:
+            while done < len(raw) and (more := os.preadv(self._open_fd, [raw[done:]], offset + done)):
+                done += more
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be read: {error.strerror}.") from error
+        return raw[:done]
 
     def _write(self, raw: memoryview, offset: int) -> None:
         while raw:

@@ -101,18 +101,17 @@ class Packing:
         dtype: torch.dtype = torch.float32,
         *,
         factors: Float[Tensor, "*row 1"] | None = None,
-        spare: int = 0,
-    ) -> Float[Tensor, "*row column"]:
-        """Values in `dtype`, each row times its factor, behind them `spare` columns for the caller to fill."""
+        room: Float[Tensor, "*row d"] | None = None,
+    ) -> Float[Tensor, "*row d"]:
+        """Values in `dtype`, each row times its factor; in `room`, in its dtype, where there is one."""
         stored = torch.from_numpy(raw.view(np.int16) if self.name == "bfloat16" else raw)
-        room = torch.empty(*stored.shape[:-1], stored.shape[-1] + spare, dtype=dtype)
-        values = room[..., : stored.shape[-1]]
+        values = torch.empty(stored.shape, dtype=dtype) if room is None else room
         values.copy_(stored.view(torch.bfloat16) if self.name == "bfloat16" else stored)
         if self.name == "int16":
             # Scales and factors make one product with all values, which is the costly one.
-            steps = torch.from_numpy(scales).to(dtype)
+            steps = torch.from_numpy(scales).to(values.dtype)
             steps = steps if factors is None else steps * factors
             values.unflatten(-1, (self.groups, -1)).mul_(steps[..., None])
         elif factors is not None:
             values.mul_(factors)
-        return room
+        return values

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
+from math import ceil, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ class Array(NamedTuple):
     @property
     def row_bytes(self) -> int:
         """Bytes of one row (of one unit)."""
-        return int(np.prod(self.row, dtype=np.int64)) * self.dtype.itemsize
+        return prod(self.row) * self.dtype.itemsize
 
 
 class Piece(NamedTuple):

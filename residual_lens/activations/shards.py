@@ -98,11 +98,21 @@ class Shards:
             raise StoreError(f"{self.path}: its shards do not follow one another; encode again.")
         return layouts.pop()
 
-    def read(self, key: PieceKey, block: int, into: Arrays | None = None) -> Arrays:
+    def read(self, key: PieceKey, block: int) -> Arrays:
         """A piece of a block, checked (see `BlockFile.read`)."""
         place = int(np.searchsorted(self._block_stops, block, side="right"))
         file = self._files[place]
-        return file.read(key, block - int(self._block_stops[place]) + file.layout.n_blocks, into)
+        return file.read(key, block - int(self._block_stops[place]) + file.layout.n_blocks)
+
+    def read_run(self, key: PieceKey, blocks: range, into: Arrays) -> None:
+        """A piece of blocks that follow one another, checked (see `BlockFile.read_run`)."""
+        for file, stop in zip(self._files, self._block_stops.tolist(), strict=True):
+            start = stop - file.layout.n_blocks
+            own = range(max(blocks.start, start), min(blocks.stop, stop))
+            if own:
+                n_rows = self.layout.block_rows
+                rows = slice((own.start - blocks.start) * n_rows, (own.stop - blocks.start) * n_rows)
+                file.read_run(key, range(own.start - start, own.stop - start), tuple(each[rows] for each in into))
 
     @cached_property
     def weights(self) -> StoredWeights:

@@ -1,6 +1,6 @@
 """The activation store: everything an analysis needs of a model's run over a data set, by unit and by row."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residual_lens.activations.contributions import StoredTerms
+from residual_lens.activations.contributions import HeadReader, StoredTerms
 from residual_lens.activations.layout import SKIPPED, WRITTEN
 from residual_lens.activations.provenance import Provenance
 from residual_lens.activations.shards import Shards
@@ -169,6 +169,16 @@ class Store:
         places = [self.layout.head_names.index(unit.name) for unit in chosen]
         features = [self._terms.features(place, at, dtype) for place in places]
         return torch.stack(features, dim=1) if len(features) > 1 else features[0][:, None]
+
+    def head_reader(
+        self, n_blocks: int
+    ) -> Callable[[Unit, Int[np.ndarray, "sample"]], Float[Tensor, "sample feature"]]:
+        """What reads a head's float64 features at places in `n_blocks` blocks at most: `head_features` for long passes.
+
+        Each thread reads into its own array, which its next call overwrites.
+        """
+        reader = HeadReader(self._terms, n_blocks * self.layout.block_rows)
+        return lambda unit, places: reader.read(self.layout.head_names.index(unit.name), self._present[places])
 
     def heads(self, units: str | Iterable[str] = "heads") -> tuple[Unit, ...]:
         """Heads by a selector.

@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from residual_lens.cli.atlas import atlas
 from residual_lens.cli.demonstrating import demo
 from residual_lens.cli.describing import describe_units
 from residual_lens.cli.explain import explain
@@ -32,6 +33,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
     "sweep": sweep,
     "table": table,
     "explain": explain,
+    "atlas": atlas,
 }
 """What each subcommand calls."""
 

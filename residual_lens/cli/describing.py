@@ -48,15 +48,16 @@ def describe_units(
     from residual_lens.descriptions import describe
     from residual_lens.files import write_atomically
     from residual_lens.hooked import HookedViT
+    from residual_lens.hooked.devices import device_named
     from residual_lens.report import descriptions_markdown, descriptions_table
     from residual_lens.text import CACHE, Dictionary, open_dictionary
 
+    device_named(device)
     written = [path for path in (out, markdown) if path is not None]
     for path in written:
         # A store that took a day must not be replaced by a table.
         if path.is_dir() or path.resolve() in (store.resolve(), Path(dictionary).resolve()):
             raise InputError(f"{path} is a folder or one of the inputs: give another file to write.")
-        path.parent.mkdir(parents=True, exist_ok=True)
     if len({path.resolve() for path in written}) < len(written):
         raise InputError(f"--out and --markdown are both {out}: give two files.")
     waiting = Console(stderr=True).is_terminal

@@ -49,7 +49,7 @@ def sweep(
         residual-lens sweep --models clip-b --data dtd --methods coarse residual --print -- --shots 16 --root /data
 
     Args:
-        options: of `residual-lens train`, for all runs, behind two dashes.
+        options: of `residual-lens train`, behind two dashes, for all runs whose method has a use for them.
         models: names as in `residual-lens models`, or paper for the paper's seven.
         data: names as in `residual-lens data`, folder:PATH or hf:ORG/REPO, or paper for the paper's ten.
         methods: names as for `residual-lens train`, or all.
@@ -86,7 +86,6 @@ def sweep(
     if slurm:
         asked = Slurm(partition, time, gpus, cpus, memory, tasks=tasks, at_once=at_once)
         script = slurm_script(left, resources, out, asked)
-        slurm.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(slurm, script.encode())
         console.print(f"Wrote {slurm}: submit it with sbatch.", markup=False)
         return

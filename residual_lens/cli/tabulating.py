@@ -51,7 +51,6 @@ def table(
     if len(written) < sum(path is not None for path in (markdown, csv, latex)):
         raise InputError("Two tables would go to one file: give each its own.")
     for path in written:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, texts[path].encode())
     if figures is not None:
         figures.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from residual_lens.data.attribute_world.shifts import SHIFTS, check_shift
 from residual_lens.data.attribute_world.vocabulary import ATTRIBUTES, DIGITS
 from residual_lens.data.digits import load_digit_splits
 from residual_lens.data.splits import ImageSplit, Task
-from residual_lens.errors import InputError
+from residual_lens.errors import InputError, did_you_mean
 
 PREFIX = "attributes:"
 RENDER_BLOCK = 1024
@@ -85,7 +85,7 @@ def _unknown_task(name: str) -> str:
     return (
         f"got task {name!r}, expected 'digits' or 'attributes:<attribute>[@<shift>]' with <attribute> one of "
         f"{', '.join(ATTRIBUTES)} and <shift> one of {', '.join(SHIFTS)} (a sketch has no texture); "
-        f"task_names() lists all {len(task_names())}."
+        f"task_names() lists all {len(task_names())}.{did_you_mean(name, task_names())}"
     )
 
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from residual_lens.errors import InputError
 from residual_lens.explain.explaining import explain
 from residual_lens.hooked import HookedViT
+from residual_lens.hooked.devices import device_named
 from residual_lens.interventions import ResiDual
 from residual_lens.report.explanation import Explanation
 from residual_lens.text import CACHE, Dictionary, open_dictionary
@@ -29,7 +29,7 @@ def explain_run(
     *,
     n_components: int = 20,
     n_texts: int = 5,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     progress: bool = False,
 ) -> Explanation:
     """What λ of a finished run does, on the test split that the run was tested on (see `explain`).
@@ -62,9 +62,7 @@ def explain_run(
             "units that add up to the embedding."
         )
     residual = ResiDual.load(folder / ADAPTER)
-    hvit = HookedViT.from_pretrained(
-        config.model, device=resources.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    hvit = HookedViT.from_pretrained(config.model, device=device_named(resources.device))
     atoms = _dictionary(dictionary, hvit, config, cache, progress=progress)
     splits = open_splits(config, resources, hvit.cfg.image_size[0])
 
@@ -89,7 +87,7 @@ def explain_run(
 
 
 def _dictionary(
-    name: str, hvit: HookedViT, config: RunConfig, cache: Path | None, *, progress: bool
+    name: str, hvit: HookedViT, config: RunConfig, cache: str | Path | None, *, progress: bool
 ) -> Dictionary | None:
     if name.endswith(".safetensors"):
         return Dictionary.load(name)

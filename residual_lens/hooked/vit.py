@@ -17,6 +17,7 @@ from residual_lens.hooked.backbones import adapt
 from residual_lens.hooked.cache import ViTCache, position_axis
 from residual_lens.hooked.checks import Images, check_images, check_tokens
 from residual_lens.hooked.decomposing import DecomposedViT
+from residual_lens.hooked.devices import device_named
 from residual_lens.hooked.fingerprint import fingerprint
 from residual_lens.hooked.inputs import PreprocessingViT, with_inputs
 from residual_lens.hooked.loading import load
@@ -106,11 +107,12 @@ class HookedViT(WeightViews, PreprocessingViT, DecomposedViT):
             dtype: what to cast its weights to.
 
         Raises:
-            InputError: no such source, model or tag; the message lists close ones.
+            InputError: no such source, model or tag; the message lists close ones. A device that is not here.
         """
+        place = device_named(device)
         loaded = load(name, head=head)
         return cls.wrap(
-            loaded.module.to(device=device, dtype=dtype).eval(),
+            loaded.module.to(device=place, dtype=dtype).eval(),
             center=center,
             head=head,
             tokenizer=loaded.tokenizer,

@@ -1,5 +1,7 @@
 """Which components ResiDual keeps, and where their factors start."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,7 +30,7 @@ def components_to_reach(basis: Basis, share: float, unit: str) -> int:
     return int(reached[0]) + 1
 
 
-def initial_scales(scales: str, bases: list[Basis], counts: list[int], seed: int) -> Float[Tensor, "total"]:
+def initial_scales(scales: str, bases: Sequence[Basis], counts: Sequence[int], seed: int) -> Float[Tensor, "total"]:
     """Where λ starts, one factor a component, unit after unit (see `ResiDual.from_bases`).
 
     Raises:

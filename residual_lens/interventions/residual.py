@@ -24,7 +24,7 @@ from residual_lens.interventions.adapter import (
     heads_in_stream,
 )
 from residual_lens.interventions.affine import AffineMap, AffineMaps
-from residual_lens.interventions.components import components_to_reach, initial_scales
+from residual_lens.interventions.components import initial_scales
 from residual_lens.interventions.config import ResiDualConfig
 from residual_lens.interventions.rescaling import Frame, Rescaling
 from residual_lens.interventions.saving import load_folder, save_folder
@@ -96,41 +96,15 @@ class ResiDual(Adapter):
         Raises:
             InputError: unknown options, bases without heads, or bases whose components do not reach the share.
         """
-        if variant != "residual*" and variant != "residual":
-            raise InputError(f"variant must be 'residual*' or 'residual', got {variant!r}.")
-        if not 0 < explained_variance <= 1:
-            raise InputError(f"explained_variance is a share in (0, 1], got {explained_variance}.")
-        kinds = ("head",) if variant == "residual*" else ("head", "mlp")
-        units = [Unit.named(name) for name in bases if Unit.named(name).kind in kinds]
-        if not units:
-            raise InputError(
-                f"The bases cover no {' or '.join(kinds)} (they cover {', '.join(bases)}): nothing to scale."
-            )
-        counts = []
-        for unit in units:
-            basis = bases[unit.name]
-            available = len(basis.components)
-            if variant == "residual*":
-                counts.append(components_to_reach(basis, explained_variance, unit.name))
-            else:
-                counts.append(min(bases.d_head, available) if unit.kind == "head" else available)
-        config = ResiDualConfig(
-            variant=variant,
-            keep_mean=keep_mean,
-            units=tuple(unit.name for unit in units),
-            counts=tuple(counts),
-            d_out=bases[units[0].name].components.shape[1],
-            center=bases.center,
-            scale=bases.scale,
-            model_name=bases.model_name,
-            fingerprint=bases.fingerprint,
+        config = ResiDualConfig.of_bases(
+            bases, variant=variant, explained_variance=explained_variance, keep_mean=keep_mean
         )
+        kept = [bases[unit] for unit in config.units]
         residual = cls(config)
         for rescaling in residual._rescalings:
             rescaling.fill([bases[unit.name] for unit in rescaling.units])
-        start = initial_scales(scales, [bases[unit.name] for unit in units], counts, seed)
-        residual.scales.data.copy_(start)
-        return residual.to(bases[units[0].name].components.device)
+        residual.scales.data.copy_(initial_scales(scales, kept, config.counts, seed))
+        return residual.to(kept[0].components.device)
 
     @property
     def _rescalings(self) -> list[Rescaling]:
@@ -159,7 +133,7 @@ class ResiDual(Adapter):
         return hooks
 
     def cached_form(self, origin: Origin) -> CachedForm:
-        self._check_belongs(origin)
+        self.config.require(origin)
         config, units = self.config, {}
         places = [(rescaling, row) for rescaling in self._rescalings for row in range(len(rescaling.units))]
         firsts = accumulate(config.counts, initial=0)
@@ -273,37 +247,10 @@ class ResiDual(Adapter):
 
     def _check_fits(self, hvit: HookedViT) -> None:
         """Refuse a model that the bases were not fitted on."""
-        self._check_belongs(Origin.of_model(hvit))
+        self.config.require(Origin.of_model(hvit))
         if self.scales.device != hvit.device:
             raise MismatchError(
                 f"λ lies on {self.scales.device}, the model on {hvit.device}: call residual.to(hvit.device)."
-            )
-
-    def _check_belongs(self, origin: Origin) -> None:
-        """Refuse contributions of a model that the bases were not fitted on."""
-        config, remedy = self.config, "Fit bases on this model with fit_bases and make a new ResiDual from them."
-        made_for = f"This ResiDual was made for {config.model_name}"
-        foreign = [name for name in config.units if name not in origin.units.names]
-        if foreign:
-            layers, heads = len(origin.units.select("mlps")), len(origin.units.select("heads"))
-            raise MismatchError(
-                f"{made_for} and rescales {foreign[0]}, which {origin.model_name} does not have "
-                f"({layers} layers × {heads // layers} heads). {remedy}"
-            )
-        if config.d_out != origin.d_out:
-            raise MismatchError(
-                f"{made_for}, whose embedding has {config.d_out} dimensions; {origin.model_name}'s has "
-                f"{origin.d_out}. {remedy}"
-            )
-        if config.center != origin.center:
-            raise MismatchError(
-                f"{made_for} with center={config.center!r}, the wrapper has center={origin.center!r}: wrap the model "
-                f"with HookedViT.wrap(model, center={config.center!r}), or fit bases anew."
-            )
-        if origin.fingerprint not in (None, config.fingerprint):
-            raise MismatchError(
-                f"{made_for} with other weights (fingerprint {config.fingerprint[:12]}…, this {origin.model_name} "
-                f"has {origin.fingerprint[:12]}…; a cast to another dtype counts, and so does bake). {remedy}"
             )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from inspect import formatannotation
+from inspect import formatannotation, isabstract
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -76,8 +76,13 @@ class HubAdapter(PyTorchModelHubMixin):
             arguments: what `load` takes besides the folder.
 
         Raises:
-            InputError: no such folder or repository, or not such an adapter.
+            InputError: no such folder or repository, not such an adapter, or asked of a class that has none of its own.
         """
+        if isabstract(cls):
+            raise InputError(
+                f"{cls.__name__} stands for adapters of several kinds: call from_pretrained of what {where} holds, "
+                "such as ResiDual, or load_adapter(folder, hvit) of residual_lens.training.methods, which takes any."
+            )
         folder = Path(where)
         if not folder.is_dir():
             try:
@@ -151,22 +156,26 @@ def load_folder(folder: str | Path, *, kind: str, config_type: type[Config]) -> 
             "file was changed. Save again."
         )
     try:
-        return _config(config_type, header.get("config")), load_tensors(data)
+        tensors = load_tensors(data)
+        return _config(config_type, header.get("config"), tensors), tensors
     except (TypeError, SafetensorError) as error:
         raise InputError(f"{folder} cannot be read: {error}.") from error
 
 
-def _config(config_type: type[Config], values: Any) -> Config:
+def _config(config_type: type[Config], values: Any, tensors: Mapping[str, Tensor]) -> Config:
     names = {field.name for field in fields(config_type)}  # pyright: ignore[reportArgumentType] - a dataclass
     if not isinstance(values, dict) or set(values) != names:
         raise TypeError(
             f"config has fields {sorted(values) if isinstance(values, dict) else values}, not {sorted(names)}"
         )
+    longest = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     for name, hint in get_type_hints(config_type).items():
         value = given[name]
-        # Whole numbers are sizes, in all configurations.
+        # Whole numbers are sizes of tensors, in all configurations: larger ones would ask for room for nothing.
         numbers = [x for x in (value if isinstance(value, tuple) else [value]) if isinstance(x, int)]
         if not is_bearable(value, hint, conf=NUMBERS) or min(numbers, default=0) < 0:
             raise TypeError(f"{name} is {value!r}, expected {formatannotation(hint)}, not below 0")
+        if hint is not float and max(numbers, default=0) > longest:
+            raise TypeError(f"{name} is {max(numbers)}, and no side of its tensors is longer than {longest}")
     return config_type(**given)

@@ -6,17 +6,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe & Ito's colour-blind safe palette, and a marker each so that colour is never the only sign.
-STYLES = {
-    "zero-shot": ("#000000", "o"),
-    "coarse": ("#999999", "v"),
-    "residual*": ("#E69F00", "s"),
-    "residual": ("#0072B2", "D"),
-    "linear": ("#CC79A7", "^"),
+from residual_lens.figures.comparison import comparison
+from residual_lens.figures.look import Style, new_figure
+from residual_lens.figures.unit_maps import unit_map
+
+STYLES: Mapping[str, Style] = {
+    "zero-shot": {"color": "#000000", "marker": "o"},
+    "coarse": {"color": "#999999", "marker": "v"},
+    "residual*": {"color": "#E69F00", "marker": "s"},
+    "residual": {"color": "#0072B2", "marker": "D"},
+    "linear": {"color": "#CC79A7", "marker": "^"},
 }
+ENDS = ("zero-shot", "residual")
 
 
 def demo_figure(
@@ -29,12 +32,14 @@ def demo_figure(
         change: share of the edit's energy of each head (last column: the MLP), averaged over tasks; sums to 1.
         title: stands above both panels.
     """
-    figure = Figure(figsize=(12, max(3.6, 1.6 + 0.36 * len(tasks))), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12.0, max(3.6, 1.6 + 0.36 * len(tasks)), title=title)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     accuracy_panel(left, tasks)
-    change_panel(right, change)
+    _, columns = change.shape
+    names = [f"L{layer}H{head}" for layer in range(len(change)) for head in range(columns - 1)]
+    by_unit = dict(zip(names, 100 * change[:, :-1].ravel(), strict=True))
+    by_unit |= {f"{layer}_mlp_out": 100 * share for layer, share in enumerate(change[:, -1])}
+    unit_map(by_unit, title="Where the learned scales act: share of change (%), mean", axes=right)
     # The figure's, because the layout keeps what lies outside the axes clear of their labels, however many tasks.
     handles, labels = left.get_legend_handles_labels()
     figure.legend(
@@ -44,63 +49,20 @@ def demo_figure(
 
 
 def accuracy_panel(axes: Axes, tasks: Mapping[str, Mapping[str, Any]]) -> None:
-    """One line a task from zero-shot to ResiDual, a marker a method, a tick at chance; most gained on top."""
-    order = sorted(tasks, key=lambda task: _gain(tasks[task]))
-    for row, task in enumerate(order):
-        methods = tasks[task]["methods"]
-        before, after = (100 * methods[name]["accuracy"] for name in ("zero-shot", "residual"))
-        axes.plot(
-            [before, after], [row, row], color="#0072B2", linewidth=3, alpha=0.25, solid_capstyle="butt", zorder=1
-        )
-        axes.plot(100 * tasks[task]["chance"], row, marker="|", color="#666666", markersize=10, zorder=2)
-        for name, (colour, marker) in STYLES.items():
-            axes.plot(
-                100 * methods[name]["accuracy"],
-                row,
-                marker=marker,
-                color=colour,
-                # The two ends of the line are filled; the others are outlines on top, so that none hides another.
-                fillstyle="full" if name in ("zero-shot", "residual") else "none",
-                markersize=8 if name in ("zero-shot", "residual") else 7,
-                markeredgewidth=1.4,
-                linestyle="none",
-                zorder=3 if name in ("zero-shot", "residual") else 4,
-                label=name if row == 0 else None,
-            )
-    axes.plot([], [], marker="|", color="#666666", markersize=10, linestyle="none", label="chance")
-    axes.set_yticks(range(len(order)), order)
+    """A row a task with a marker a method, from zero-shot to ResiDual; most gained on top."""
+    order = sorted(tasks, key=lambda task: -_gain(tasks[task]))
+    comparison(
+        {task: {name: tasks[task]["methods"][name]["accuracy"] for name in STYLES} for task in order},
+        ends=ENDS,
+        chance={task: tasks[task]["chance"] for task in order},
+        label="accuracy on held-out test images (%)",
+        title="Before and after: five methods, one frozen model",
+        styles=STYLES,
+        axes=axes,
+    )
     axes.set_xlim(0, 101)
-    axes.set_xlabel("accuracy on held-out test images (%)")
-    axes.set_title("Before and after: five methods, one frozen model", loc="left", fontsize=11)
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-
-
-def change_panel(axes: Axes, change: Float[np.ndarray, "layer column"]) -> None:
-    """Layer × head heat map, the MLP of each layer set apart on the right."""
-    layers, columns = change.shape
-    heads = columns - 1
-    # An empty column sets MLPs apart: they are another kind of unit with many more scales.
-    spaced = np.concatenate([change[:, :heads], np.full((layers, 1), np.nan), change[:, heads:]], axis=1)
-    image = axes.imshow(100 * spaced, cmap="Blues", vmin=0, aspect="auto", origin="lower")
-    limit = 100 * float(np.nanmax(spaced))
-    for layer in range(layers):
-        for column in [*range(heads), heads + 1]:
-            share = 100 * spaced[layer, column]
-            colour = "white" if share > 0.6 * limit else "#222222"
-            axes.text(column, layer, f"{share:.1f}", ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks([*range(heads), heads + 1], [*(str(head) for head in range(heads)), "MLP"])
-    axes.set_yticks(range(layers), [str(layer) for layer in range(layers)])
-    axes.set_xlabel("head")
-    axes.set_ylabel("layer")
-    axes.set_title("Where the learned scales act: share of change (%), mean", loc="left", fontsize=11)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    bar = axes.figure.colorbar(image, ax=axes, shrink=0.7)
-    bar.outline.set_visible(False)
 
 
 def _gain(task: Mapping[str, Any]) -> float:
-    return task["methods"]["residual"]["accuracy"] - task["methods"]["zero-shot"]["accuracy"]
+    before, after = (task["methods"][name]["accuracy"] for name in ENDS)
+    return after - before

@@ -168,7 +168,12 @@ def training_tables(
 def _table(model: str, results: list[Result], methods: Sequence[str], data: Sequence[str]) -> TrainingTable:
     columns = _in_order({result["data"] for result in results}, data)
     seeds = {result["seed"] for result in results if result["parameters"]}
-    common = frozenset.intersection(*map(_options, results))
+    # A setting of all runs whose methods have a use for it.
+    common = frozenset(
+        option
+        for option in frozenset.union(*map(_options, results))
+        if all(option in _options(result) or option[0] in result.get("useless", ()) for result in results)
+    )
     variants: dict[tuple[str, Options], list[Result]] = {}
     for result in results:
         variants.setdefault((result["method"], _options(result) - common), []).append(result)

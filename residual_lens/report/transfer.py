@@ -5,15 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from residual_lens.errors import InputError
-
-STRONG = 0.6
-"""Cells whose colour is further than this share of the scale from the middle bear white numbers."""
+from residual_lens.figures.cells import colour_bar
+from residual_lens.figures.look import new_figure
+from residual_lens.figures.matrices import transfer
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,37 +48,20 @@ def transfer_figure(panels: Sequence[TransferPanel], columns: Sequence[str], *, 
                 f"{panel.title}: expected accuracies {list(expected)} and a reference {list(expected[1:])}, got "
                 f"{list(panel.accuracy.shape)} and {list(panel.reference.shape)}."
             )
-    figure = Figure(figsize=(1.5 + 6.2 * len(panels), 2.2 + 0.38 * max(len(panel.rows) for panel in panels)))
-    FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    grid = figure.subplots(1, len(panels), squeeze=False)
-    limit = max(float(np.abs(panel.accuracy - panel.reference).max()) for panel in panels) or 1.0
-    images = [transfer_panel(axes, panel, columns, limit) for axes, panel in zip(grid.flat, panels, strict=True)]
-    bar = figure.colorbar(images[-1], ax=list(grid.flat), shrink=0.8, label=f"points above {reference}")
-    bar.outline.set_visible(False)
+    height = 2.2 + 0.38 * max(len(panel.rows) for panel in panels)
+    figure = new_figure(1.5 + 6.2 * len(panels), height, title=title)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    largest = max(float(np.abs(panel.accuracy - panel.reference).max()) for panel in panels)
+    for axes, panel in zip(grid, panels, strict=True):
+        transfer(
+            panel.accuracy,
+            panel.reference,
+            panel.rows,
+            columns,
+            largest=largest,
+            title=panel.title,
+            bar=False,
+            axes=axes,
+        )
+    colour_bar(grid[-1].collections[0], list(grid), f"points above {reference}")
     return figure
-
-
-def transfer_panel(axes: Axes, panel: TransferPanel, columns: Sequence[str], limit: float) -> AxesImage:
-    """One heat map.
-
-    Args:
-        axes: where to draw.
-        panel: what to draw.
-        columns: names along the x axis.
-        limit: difference at which colours end, in [0, 1].
-    """
-    difference = panel.accuracy - panel.reference
-    image = axes.imshow(100 * difference, cmap="RdBu_r", vmin=-100 * limit, vmax=100 * limit, aspect="auto")
-    for (row, column), accuracy in np.ndenumerate(panel.accuracy):
-        colour = "white" if abs(difference[row, column]) > STRONG * limit else "#222222"
-        weight = "bold" if panel.rows[row] == columns[column] else "normal"
-        text = f"{100 * accuracy:.0f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour, fontweight=weight)
-    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(panel.rows)), panel.rows)
-    axes.set_title(panel.title, loc="left", fontsize=11)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    return image

@@ -43,7 +43,7 @@ def test_they_are_left_out_counted_and_named(tmp_path, caplog, bad, workers):
     assert len(store) == len(kept)
     assert store.sample_ids == tuple(images.sample_id(row) for row in kept)
     assert store.skipped_ids == tuple(images.sample_id(row) for row in bad)
-    assert store.labels.tolist() == [int(images.labels()[row]) for row in kept]
+    assert store.labels.tolist() == [int(images.labels[row]) for row in kept]
     expected = contributions(hvit, whole)[kept]
     assert store.decompose().values.shape == expected.shape
     if kept:

@@ -73,10 +73,13 @@ def test_parts_are_parts_of_the_whole(store, rows, units):
 def reads(monkeypatch):
     """Pieces as they are read."""
     seen = []
-    read = BlockFile.read
-    monkeypatch.setattr(
-        BlockFile, "read", lambda self, key, block, *into: (seen.append((key, block)), read(self, key, block, *into))[1]
-    )
+    read_run = BlockFile.read_run
+
+    def spied(self, key, blocks, into):
+        seen.extend((key, block) for block in blocks)
+        read_run(self, key, blocks, into)
+
+    monkeypatch.setattr(BlockFile, "read_run", spied)
     return seen
 
 
@@ -118,6 +121,12 @@ def test_as_many_bytes_are_read_as_are_needed(path, monkeypatch):
         assert sizes["preadv"] == IMAGES * per_row + BLOCK_ROWS * 4 * layout.d_head
 
 
+def test_a_system_that_gives_few_bytes_at_a_time_gives_them_all(store, monkeypatch):
+    whole, preadv = store.decompose().values, os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, raw, at: preadv(fd, [raw[0][:100]], at))
+    assert torch.equal(store.decompose().values, whole)
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -146,7 +155,7 @@ def test_who_the_samples_are(store):
     images = image_set(IMAGES)
     assert store.sample_ids == tuple(images.sample_id(row) for row in range(IMAGES))
     assert store.skipped_ids == ()
-    assert store.labels.tolist() == images.labels().tolist()
+    assert store.labels.tolist() == images.labels.tolist()
     assert len(store) == IMAGES
     assert "22 samples of noise/train" in repr(store)
 

@@ -25,7 +25,7 @@ def test_a_folder_a_class(tmp_path: Path):
         "tabby_cat/tabby_cat_00.png",
         "tabby_cat/tabby_cat_01.png",
     ]
-    assert images.labels().tolist() == [0, 0, 1, 1]
+    assert images.labels.tolist() == [0, 0, 1, 1]
 
 
 def test_the_fingerprint_does_not_depend_on_where_the_folder_lies(tmp_path: Path):

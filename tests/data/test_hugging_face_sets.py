@@ -44,7 +44,7 @@ def test_a_saved_data_set(saved: Path):
     assert [len(images) for images in sets] == [6, 4, 2]
     assert sets[1].name == "hf:paintings"
     assert sets[1].classes == ("art painting", "photo")
-    assert sets[1].labels().tolist() == [0, 1, 0, 1]
+    assert sets[1].labels.tolist() == [0, 1, 0, 1]
     assert sets[1].sample_id(3) == "val/00003"
     assert sets[1][3][1] == 1
     assert np.array_equal(np.asarray(sets[1][3][0]), np.asarray(picture(103)))
@@ -55,7 +55,7 @@ def test_rows_that_were_filtered_or_formatted_stay_in_step(tmp_path: Path):
     chosen = rows(10).select([7, 2, 4]).with_format("numpy")
     chosen.save_to_disk(tmp_path / "few")
     images = open_images(f"hf:{tmp_path}/few")
-    assert images.labels().tolist() == [1, 0, 0]
+    assert images.labels.tolist() == [1, 0, 0]
     assert np.array_equal(np.asarray(images[0][0]), np.asarray(picture(7)))
 
 
@@ -89,9 +89,9 @@ def test_without_a_class_column_images_are_unlabelled_unless_one_is_named(tmp_pa
     values = {"image": [png(0), png(1)], "digit": [2, 0], "note": ["x", "y"]}
     Dataset.from_dict(values, features=features).save_to_disk(tmp_path / "plain")
     name = f"hf:{tmp_path}/plain"
-    assert open_images(name).labels().tolist() == [-1, -1]
+    assert open_images(name).labels.tolist() == [-1, -1]
     numbered = open_images(name, label_column="digit")
-    assert (numbered.classes, numbered.labels().tolist()) == (("0", "1", "2"), [2, 0])
+    assert (numbered.classes, numbered.labels.tolist()) == (("0", "1", "2"), [2, 0])
     with pytest.raises(InputError, match=r"label_column='note' .*expected ClassLabel or integers"):
         open_images(name, label_column="note")
     Dataset.from_dict({"text": ["x"]}).save_to_disk(tmp_path / "text")
@@ -150,7 +150,7 @@ def test_published_as_one_and_split_three_ways(name: str, tmp_path: Path, monkey
     assert [len(images) for images in sets] == [32, 4, 4]
     assert all(images.name == name for images in sets)
     assert len({images.sample_id(row) for images in sets for row in range(len(images))}) == 40
-    assert [np.bincount(images.labels()).tolist() for images in sets] == [[16, 16], [2, 2], [2, 2]]
+    assert [np.bincount(images.labels).tolist() for images in sets] == [[16, 16], [2, 2], [2, 2]]
 
 
 def test_repositories_keep_their_own_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

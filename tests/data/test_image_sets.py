@@ -43,8 +43,8 @@ def test_drawn_sets_are_rgb_and_as_many_as_asked_for(name: str):
     assert (images.name, images.split, len(images)) == (name, "train", 30)
     image, label = images[7]
     assert (image.mode, image.size) == ("RGB", (32, 32))
-    assert label == images.labels()[7]
-    assert images.labels().dtype == np.int64
+    assert label == images.labels[7]
+    assert images.labels.dtype == np.int64
     assert len({images.sample_id(row) for row in range(30)}) == 30
 
 
@@ -106,7 +106,7 @@ def test_subsets_keep_images_labels_and_ids_together():
     rows = np.array([31, 2, 17])
     chosen = images.subset(rows)
     assert torch.equal(pixels(chosen, range(3)), pixels(images, rows.tolist()))
-    assert np.array_equal(chosen.labels(), images.labels()[rows])
+    assert np.array_equal(chosen.labels, images.labels[rows])
     assert [chosen.sample_id(row) for row in range(3)] == [images.sample_id(row) for row in rows.tolist()]
     again = chosen.subset(np.array([2]))
     assert again.sample_id(0) == images.sample_id(17)
@@ -132,8 +132,8 @@ def test_labels_that_no_class_has_are_refused():
 
 def test_handed_out_labels_are_a_copy():
     images = open_images("digits", limit=20)
-    images.labels()[:] = -1
-    assert images.labels().min() >= 0
+    images.labels[:] = -1
+    assert images.labels.min() >= 0
 
 
 class Loaded(torch.utils.data.Dataset[tuple[int, int] | str]):
@@ -182,7 +182,7 @@ def test_a_corrupt_image_ends_a_loader_with_its_path(tmp_path: Path):
 def test_limits_are_stratified_and_seeded(tmp_path: Path):
     class_folders(tmp_path, ["cat", "dog", "owl"], 6)
     images = open_images(f"folder:{tmp_path}", limit=6)
-    assert np.bincount(images.labels()).tolist() == [2, 2, 2]
+    assert np.bincount(images.labels).tolist() == [2, 2, 2]
     names = [images.sample_id(row) for row in range(6)]
     assert names == sorted(names)
     other = open_images(f"folder:{tmp_path}", limit=6, seed=1)
@@ -199,7 +199,7 @@ def unwrapped(levels: torch.Tensor, around: float) -> torch.Tensor:
 def test_random_images_have_the_papers_distribution():
     images = open_images("random", limit=40, image_size=64)
     assert images.classes == tuple(f"noise {i}" for i in range(10))
-    assert images.labels().tolist() == [row % 10 for row in range(40)]
+    assert images.labels.tolist() == [row % 10 for row in range(40)]
     # Unwrapped, levels of class c have mean (c/9 − 1/2)·0.4·255 and variance 255²·(0.05² + 0.1²).
     for label in range(10):
         expected = (label / 9 - 0.5) * 0.4 * 255
@@ -226,15 +226,15 @@ def test_digits_are_the_scans_as_tasks_show_them():
     assert sets[0].classes[3] == "three"
     task = load_task("digits", image_size=32, seed=5, n_train=1437, n_validation=180, n_test=180)
     for images, split in zip(sets, (task.train, task.validation, task.test), strict=True):
-        assert images.labels().tolist() == split.labels.tolist()
+        assert images.labels.tolist() == split.labels.tolist()
         assert torch.equal(pixels(images, range(0, 180, 9)), (255 * split.images[:180:9]).round().byte())
 
 
 def test_scenes_know_their_attribute_and_ignore_the_shift():
     plain, inverted = (open_images(f"attributes:shape{shift}", limit=200) for shift in ("", "@inverted"))
     assert plain.classes == ATTRIBUTES["shape"]
-    assert np.bincount(plain.labels()).tolist() == [25] * 8
-    assert np.array_equal(plain.labels(), inverted.labels())
+    assert np.bincount(plain.labels).tolist() == [25] * 8
+    assert np.array_equal(plain.labels, inverted.labels)
     difference = pixels(plain, range(8)).float() - (255 - pixels(inverted, range(8)).float())
     assert difference.abs().max() <= 1
 
@@ -242,7 +242,7 @@ def test_scenes_know_their_attribute_and_ignore_the_shift():
 def test_the_mix_is_unlabelled_and_shows_everything():
     images = open_images("attributes", limit=64)
     assert images.classes == ()
-    assert set(images.labels().tolist()) == {-1}
+    assert set(images.labels.tolist()) == {-1}
     assert len(pixels(images, range(64)).flatten(1).unique(dim=0)) == 64
 
 

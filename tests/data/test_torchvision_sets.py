@@ -32,8 +32,8 @@ def check(sets: list[ImageSet], sizes: list[int], classes: tuple[str, ...]) -> N
     for images in sets:
         assert images.classes == classes
         assert images[0][0].mode == "RGB"
-        assert [images[row][1] for row in range(len(images))] == images.labels().tolist()
-    counts = np.bincount(sets[1].labels(), minlength=len(classes))
+        assert [images[row][1] for row in range(len(images))] == images.labels.tolist()
+    counts = np.bincount(sets[1].labels, minlength=len(classes))
     assert counts.max() - counts.min() <= 1
 
 
@@ -91,7 +91,7 @@ def test_sun397_is_in_the_order_of_its_paths(tmp_path: Path):
     check(sets, [24, 3, 3], ("abbey", "apartment building outdoor", "bakery shop"))
     for images in sets:
         assert ids(images) == sorted(ids(images))
-        assert np.array_equal(images.labels(), np.sort(images.labels()))
+        assert np.array_equal(images.labels, np.sort(images.labels))
 
 
 def test_dtd_carves_from_its_published_train_and_validation_parts(tmp_path: Path):
@@ -128,14 +128,14 @@ def test_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     train, validation, test = open_all("imagenet", tmp_path)
     assert [len(train), len(validation), len(test)] == [2000, 1000, 1000]
     assert len({*ids(train), *ids(validation), *ids(test)}) == 4000
-    assert np.array_equal(np.bincount(validation.labels()), np.ones(1000))
+    assert np.array_equal(np.bincount(validation.labels), np.ones(1000))
     assert len(set(train.classes)) == 1000
     assert train.classes[0] == "tench"
     assert train.sample_id(0).startswith("train/n00000000/train_")
     assert test.sample_id(999) == "val/n00000999/val_0.JPEG"
     assert test[0][0].size == (12, 12)
     few = open_images("imagenet", root=tmp_path, limit=1000)
-    assert np.array_equal(np.bincount(few.labels()), np.ones(1000))
+    assert np.array_equal(np.bincount(few.labels), np.ones(1000))
 
 
 def test_a_part_of_imagenet_is_refused(tmp_path: Path):

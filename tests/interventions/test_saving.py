@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import hub_mixin
 
 from residual_lens.errors import InputError, MismatchError
-from residual_lens.interventions import ResiDual, saving
+from residual_lens.interventions import Adapter, ResiDual, saving
 from tests.interventions.tiny_bases import bases_for, wrapped
 
 
@@ -117,6 +117,8 @@ def test_scales_of_another_size_than_the_config_says_are_refused(folder, residua
         ({"d_out": 2.5}, r"cannot be read: d_out is 2\.5, expected int"),
         ({"d_out": -1}, "cannot be read: d_out is -1, expected int, not below 0"),
         ({"counts": [1, -1]}, r"cannot be read: counts is \(1, -1\), expected tuple\[int, \.\.\.\], not below 0"),
+        ({"d_out": 10**12}, "cannot be read: d_out is 1000000000000, and no side of its tensors is longer than"),
+        ({"counts": [10**30] * 9}, "cannot be read: counts is 1000000000000000000000000000000, and no side"),
         ({"variant": "residuals"}, "cannot be read: variant is 'residuals'"),
     ],
 )
@@ -228,3 +230,8 @@ def test_push_to_hub_uploads_what_from_pretrained_reads(residual, tmp_path, monk
 def test_a_repository_that_cannot_be_fetched_is_refused(tmp_path, where):
     with pytest.raises(InputError, match=f"{where} is no folder, and cannot be fetched from the Hugging Face hub"):
         ResiDual.from_pretrained(where, cache_dir=tmp_path, local_files_only=True)
+
+
+def test_a_class_of_several_kinds_says_what_reads_them(folder):
+    with pytest.raises(InputError, match=r"Adapter stands for .* several kinds: .*load_adapter\(folder, hvit\)"):
+        Adapter.from_pretrained(folder)

@@ -9,9 +9,10 @@ from PIL import Image
 
 from residual_lens.dimensions import UnitDimensions
 from residual_lens.errors import InputError
+from residual_lens.figures.dimensions import MEASURES
+from residual_lens.figures.look import DASHES, LINES
 from residual_lens.report import dimensions_figure
-from residual_lens.report.dimensions import MEASURES
-from residual_lens.report.look import DASHES, LINES, line_styles
+from residual_lens.report.dimensions import SHOWN
 
 
 def head(name: str, linear: int = 12, two_nn: float = 6.0, n_samples: int = 1437) -> UnitDimensions:
@@ -48,7 +49,7 @@ def test_every_model_data_set_and_measure_is_named():
     figure = dimensions_figure(results, share=0.9)
     assert legend_of(figure) == ["digits (n = 90, 1,437)", "random (n = 1,437)"]
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    first, *others = MEASURES
+    first, *others = (MEASURES[name].title for name in SHOWN)
     assert titles == [f"clip-b\n{first}", *others, f"clip-l\n{first}", *others]
     assert figure.axes[0].get_ylabel() == "components with 90 % of the variance"
     assert [len(axes.lines) for axes in figure.axes] == [1] * 4 + [2] * 4
@@ -58,11 +59,11 @@ def test_every_model_data_set_and_measure_is_named():
 def test_lines_are_means_and_bands_the_range_of_a_layers_heads():
     two_layers = [head("L3H0", 10, 5.0), head("L3H1", 14, 7.0), head("L1H0", 8, 2.0)]
     figure = dimensions_figure({"tiny": {"digits": two_layers}})
-    drawn = {name: axes.lines[0].get_xydata().tolist() for name, axes in zip(MEASURES, figure.axes, strict=True)}
-    assert drawn["linear dimension"] == [[1, 8], [3, 12]]
-    assert drawn["TwoNN dimension"] == [[1, 2], [3, 6]]
-    assert drawn["linear / TwoNN"] == [[1, 4], [3, 2]]
-    assert drawn["first component"] == [[1, 40], [3, 40]]
+    drawn = {name: axes.lines[0].get_xydata().tolist() for name, axes in zip(SHOWN, figure.axes, strict=True)}
+    assert drawn["linear"] == [[1, 8], [3, 12]]
+    assert drawn["two_nn"] == [[1, 2], [3, 6]]
+    assert drawn["linear_over_two_nn"] == [[1, 4], [3, 2]]
+    assert drawn["first_share"] == [[1, 40], [3, 40]]
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     assert {tuple(corner) for corner in band} == {(1, 8), (3, 10), (3, 14)}
 
@@ -121,7 +122,3 @@ def test_the_legend_covers_neither_axes_nor_their_labels():
     assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
-
-
-def test_a_name_given_twice_has_one_style():
-    assert list(line_styles(["a", "b", "a"])) == ["a", "b"]

@@ -116,7 +116,7 @@ def texts_of(figure: Figure) -> list[str]:
 def test_the_figure_shows_factors_curves_and_components():
     figure = explanation_figure(EXPLANATION)
     factors, pruning, components = (figure.axes[place] for place in (0, 2, 3))
-    shown = np.ma.filled(factors.images[0].get_array(), np.nan)
+    shown = np.ma.filled(factors.collections[0].get_array(), np.nan)
     # Heads of two layers, an empty column, MLPs; a unit that is silenced altogether is 0.
     np.testing.assert_array_equal(shown, [[2.0, np.nan, np.nan, np.nan], [np.nan, 0.5, np.nan, 0.0]])
     assert {"2", "0.5", "0"} <= set(texts_of(figure))
@@ -148,10 +148,10 @@ def test_heat_maps_show_accuracies_in_colours_of_their_difference():
     panels = [panel(), panel(reference=np.array([0.9, 0.75]))]
     figure = transfer_figure(panels, ["one", "two"], title="t", reference="x")
     first, second = figure.axes[:2]
-    np.testing.assert_allclose(first.images[0].get_array(), [[0, 0], [40, -5], [-10, 50]], atol=1e-9)
-    np.testing.assert_allclose(second.images[0].get_array(), [[-40, -50], [0, -55], [-50, 0]], atol=1e-9)
+    np.testing.assert_allclose(first.collections[0].get_array(), [[0, 0], [40, -5], [-10, 50]], atol=1e-9)
+    np.testing.assert_allclose(second.collections[0].get_array(), [[-40, -50], [0, -55], [-50, 0]], atol=1e-9)
     # One scale for all panels, the same in both directions.
-    assert [axes.images[0].get_clim() for axes in (first, second)] == [pytest.approx((-55, 55))] * 2
+    assert [axes.collections[0].get_clim() for axes in (first, second)] == [pytest.approx((-55, 55))] * 2
     assert [text.get_text() for text in first.texts] == ["50", "25", "90", "20", "40", "75"]
     # The data set that something was learned on stands out in its own column.
     assert [text.get_text() for text in first.texts if text.get_fontweight() == "bold"] == ["90", "75"]

@@ -55,16 +55,16 @@ def test_the_legend_covers_neither_axes_nor_their_labels(n_tasks):
 def test_tasks_that_gained_most_stand_on_top_with_each_accuracy_in_its_place():
     left = demo_figure(made_up_results(), CHANGE, title="").axes[0]
     order = [label.get_text() for label in left.get_yticklabels()]
-    assert order == ["attributes:shape@sketch", "attributes:colour", "digits"]
+    assert order == ["digits", "attributes:colour", "attributes:shape@sketch"]
+    assert left.yaxis_inverted()
     for column, method in enumerate(METHODS):
-        colour, marker = STYLES[method]
-        points = [line for line in left.lines if line.get_marker() == marker and line.get_color() == colour]
+        points = [line for line in left.lines if line.get_label() == method]
         drawn = {order[round(y)]: x for line in points for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
         assert drawn == pytest.approx({task: 100 * accuracies[column] for task, accuracies in ACCURACIES.items()})
 
 
 def test_methods_are_told_apart_by_colour_and_by_marker():
-    colours, markers = zip(*STYLES.values(), strict=True)
+    colours, markers = zip(*((style["color"], style["marker"]) for style in STYLES.values()), strict=True)
     assert set(STYLES) == set(METHODS)
     assert len(set(colours)) == len(set(markers)) == len(METHODS)
 

@@ -38,10 +38,10 @@ def test_it_renders_to_a_png_without_warnings(make, tmp_path):
 
 def test_maps_share_a_scale_that_is_symmetric_around_zero():
     figure = effects()
-    limits = {image.get_clim() for axes in figure.axes[:2] for image in axes.images}
+    limits = {image.get_clim() for axes in figure.axes[:2] for image in axes.collections}
     assert limits == {(-1.99, 1.99)}
     assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["map 0", "map 1"]
-    np.testing.assert_allclose(figure.axes[1].images[0].get_array(), 2 * np.eye(3) - 0.01)
+    np.testing.assert_allclose(figure.axes[1].collections[0].get_array(), 2 * np.eye(3) - 0.01)
 
 
 def test_cells_say_their_value_and_whether_it_is_certain():
@@ -66,7 +66,7 @@ def test_maps_of_nothing_have_a_scale():
     figure = effect_figure(
         {"still": np.zeros((3, 3))}, NAMES, certain={"still": np.zeros((3, 3), dtype=bool)}, title="t", label="l"
     )
-    assert figure.axes[0].images[0].get_clim() == (-1, 1)
+    assert figure.axes[0].collections[0].get_clim() == (-1, 1)
 
 
 def test_dots_intervals_and_draws_lie_where_their_numbers_say():

@@ -9,8 +9,9 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from residual_lens.errors import InputError
-from residual_lens.report.look import LINES
-from residual_lens.report.selection import LEVELS, AccuracyCurve, AccuracyPanel, selection_figure
+from residual_lens.figures import AccuracyCurve
+from residual_lens.figures.look import LEVEL_DASHES, LINES
+from residual_lens.report.selection import AccuracyPanel, selection_figure
 
 TICKS = ("1", "4\n10 %", "36\n100 %")
 
@@ -68,7 +69,7 @@ def test_a_name_has_one_style_in_the_whole_figure_and_one_entry_in_the_legend():
     left, right = figure.axes
     assert [to_hex(line.get_color()).upper() for line in left.get_lines()[2:]] == [LINES[0][0], LINES[1][0]]
     assert [to_hex(line.get_color()).upper() for line in right.get_lines()[1:]] == [LINES[1][0], LINES[2][0]]
-    assert left.get_lines()[1].get_linestyle() == right.get_lines()[0].get_linestyle() == LEVELS[1]
+    assert left.get_lines()[1].get_linestyle() == right.get_lines()[0].get_linestyle() == LEVEL_DASHES[1]
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["supervised", "random", "task", "all units", "chance"]

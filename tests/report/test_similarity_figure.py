@@ -57,7 +57,7 @@ def test_the_first_data_set_is_on_top_and_the_first_layer_at_the_bottom():
 
 def test_colours_run_from_0_to_1_in_both_panels():
     for axes in similarity_figure(0.9 + 0.1 * by_pair(), NAMES, title="").axes[:2]:
-        assert axes.images[0].get_clim() == (0, 1)
+        assert axes.collections[0].get_clim() == (0, 1)
 
 
 @pytest.mark.parametrize(("n_data", "names"), [(1, NAMES[:1]), (3, NAMES[:2]), (2, NAMES)])

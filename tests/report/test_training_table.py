@@ -110,6 +110,17 @@ def test_options_that_differ_are_rows_of_their_own_and_shared_ones_are_named_bel
     assert table.note == "Test accuracy in percent, one seed; 3 runs, with limit 500."
 
 
+def test_an_option_is_shared_by_all_that_have_a_use_for_it():
+    runs = [
+        a_run("zero-shot") | {"useless": ["l1"]},
+        *(a_run(name, options={"l1": 0.1}) for name in ("coarse", "residual")),
+    ]
+    assert [row.label for row in the_table(runs).rows] == ["zero-shot", "coarse", "residual"]
+    assert the_table(runs).note.endswith("3 runs, with l1 0.1.")
+    runs[0]["useless"] = []
+    assert [row.label for row in the_table(runs).rows] == ["zero-shot", "coarse (l1 0.1)", "residual (l1 0.1)"]
+
+
 def test_options_of_one_method_alone_are_in_its_label():
     table = the_table([a_run("coarse"), a_run("residual", options={"units": ["heads"]})])
     assert [row.label for row in table.rows] == ["coarse", "residual (units ['heads'])"]

@@ -90,7 +90,7 @@ def open_hugging_face(
     chosen = loaded[part].with_format(None)
     images = _image_set(chosen, part, called, split, image_column, label_column)
     if name in THREE_WAY:
-        return images.subset(getattr(split_three_ways(images.labels(), seed), split))
+        return images.subset(getattr(split_three_ways(images.labels, seed), split))
     return images
 
 

@@ -56,7 +56,7 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
     >>> from residual_lens.data.images import open_images
     >>> digits = open_images("digits", split="test")
     >>> image, label = digits[3]
-    >>> image.size, digits.classes[label] == digits.classes[digits.labels()[3]], digits.sample_id(3)
+    >>> image.size, digits.classes[label] == digits.classes[digits.labels[3]], digits.sample_id(3)
     ((32, 32), True, 'test/00003')
     """
 
@@ -99,6 +99,7 @@ class ImageSet(Dataset[tuple[Image.Image, int]]):
         """The image's name: its path within the data set, or the split it comes from and its number there."""
         return self._source.sample_id(self._index(row))
 
+    @property
     def labels(self) -> Int[np.ndarray, "sample"]:
         """Every row's label, without decoding an image."""
         return self._labels.copy()

@@ -9,7 +9,7 @@ from residual_lens.data.images.hugging_face import HUGGING_FACE, open_hugging_fa
 from residual_lens.data.images.image_set import SPLITS, ImageSet, Split
 from residual_lens.data.images.paper_splits import stratified_subset
 from residual_lens.data.images.torchvision_sets import TORCHVISION, open_torchvision
-from residual_lens.errors import InputError
+from residual_lens.errors import InputError, did_you_mean
 
 FOLDER_PREFIX = "folder:"
 HUGGING_FACE_PREFIX = "hf:"
@@ -28,7 +28,7 @@ def open_images(
     name: str,
     *,
     split: str = "train",
-    root: Path | None = None,
+    root: str | Path | None = None,
     download: bool = False,
     seed: int = 42,
     limit: int | None = None,
@@ -65,7 +65,7 @@ def open_images(
     """
     if split not in SPLITS:
         raise InputError(f"got split={split!r}, expected one of {', '.join(SPLITS)}.")
-    part = cast(Split, split)
+    part, root = cast(Split, split), None if root is None else Path(root)
     if limit is not None and limit < 1:
         raise InputError(f"got limit={limit}, expected at least 1 image, or None for all.")
     folder, repository = name.startswith(FOLDER_PREFIX), name.startswith(HUGGING_FACE_PREFIX) or name in HUGGING_FACE
@@ -92,11 +92,12 @@ def open_images(
         raise InputError(_unknown(name))
     if limit is None or len(images) == limit:
         return images
-    return images.subset(stratified_subset(images.labels(), limit, seed), limit=limit, subset_seed=seed)
+    return images.subset(stratified_subset(images.labels, limit, seed), limit=limit, subset_seed=seed)
 
 
 def _unknown(name: str) -> str:
     return (
         f"got data set {name!r}, expected one of {', '.join((*TORCHVISION, *HUGGING_FACE))}, random, digits, "
         "attributes, attributes:<attribute>[@<shift>], folder:PATH or hf:ORG/REPO; image_set_names() lists all."
+        f"{did_you_mean(name, image_set_names())}"
     )

@@ -92,7 +92,7 @@ def coordinates(
     rows: Rows = None,
     labels: Int[Tensor, "_"] | None = None,
     dtype: torch.dtype = torch.float32,
-    file: Path | None = None,
+    file: str | Path | None = None,
     progress: bool = False,
 ) -> Coordinates:
     """What an adapter's scales multiply, for every sample, in one streaming pass.
@@ -152,10 +152,11 @@ def coordinates(
         fill(partial(_put, tensors))
     else:
         digest = plan.digest(of, places, chosen)
-        if not file.exists():
-            with writing(file, shapes, digest) as write:
+        path = Path(file)
+        if not path.exists():
+            with writing(path, shapes, digest) as write:
                 fill(write)
-        tensors = mapped(file, digest)
+        tensors = mapped(path, digest)
     return Coordinates(**tensors, fingerprint=of.origin.fingerprint)
 
 

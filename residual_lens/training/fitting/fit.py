@@ -2,16 +2,19 @@
 
 import contextlib
 import io
+import logging
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
+import torch
 from lightning.pytorch.tuner.tuning import Tuner
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from residual_lens.errors import ResidualLensError
+from residual_lens.training.cached import Coordinates
 from residual_lens.training.fitting.callbacks import EachEpoch
 from residual_lens.training.fitting.checkpoints import LAST, checkpoint_to_resume, saved_state, write_metrics
 from residual_lens.training.fitting.identity import identity
@@ -19,6 +22,7 @@ from residual_lens.training.fitting.module import AdapterTraining
 from residual_lens.training.fitting.progress import Progress, restore, snapshot
 from residual_lens.training.fitting.settings import Job
 from residual_lens.training.fitting.trainer import logger_named, trainer_for, undisturbed
+from residual_lens.training.splits.batches import embed, evaluation_batches, on_device
 
 RATES = (1e-6, 10.0)
 """Lowest and highest rate of the range test."""
@@ -72,9 +76,38 @@ def fit(job: Job, started: float, *, folder: Path | None, logger: str, progress:
         finally:
             module.detach()
             restore(job.parameters, reached.best, job.device)
-    if folder is not None:
-        write_metrics(folder, reached)
+        if folder is not None:
+            write_metrics(folder, reached)
+        _warn_if_diverged(job, reached)
     return reached
+
+
+def _warn_if_diverged(job: Job, reached: Progress) -> None:
+    """Numbers may stay finite, and the start the best: then the loss alone tells that the steps were too long."""
+    if reached.best_epoch or reached.losses[-1] <= (before := mean_loss(job, "train")):
+        return
+    logging.getLogger(__name__).warning(
+        "Training diverged: the mean loss over the training samples was %.4g at the start and %.4g in epoch %d, and no "
+        "epoch did better on validation. The adapter is as it started; lower learning_rate (it is %g).",
+        before,
+        reached.losses[-1],
+        len(reached.losses),
+        reached.learning_rate,
+    )
+
+
+@torch.no_grad()
+def mean_loss(job: Job, name: str) -> float:
+    """Mean cross-entropy of a split in nats, the adapter as it is."""
+    split = on_device(job.splits[name], job.device)
+    is_live = not isinstance(split, Coordinates)
+    total = 0.0
+    with job.adapter.attached(job.hvit, job.settings.path) if is_live else contextlib.nullcontext():
+        for batch in (batch for block in evaluation_batches(split) for batch in block):
+            embedding = embed(split, job.adapter, job.hvit, batch)
+            labels = split.labels[batch.rows.to(split.labels.device)].to(embedding.device)
+            total += float(job.adapter.cross_entropy(embedding, job.classifier, labels))
+    return total / len(split.labels)
 
 
 def found_rate(job: Job, scratch: Path, *, progress: bool) -> float:

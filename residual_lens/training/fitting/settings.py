@@ -49,10 +49,11 @@ class Settings:
         counts = {
             name: getattr(self, name) for name in ("max_epochs", "patience", "batch_size", "devices", "num_nodes")
         }
-        if min(counts.values()) < 1 or not 0 < self.learning_rate < float("inf"):
+        # Beyond, float32 holds no step of it.
+        if min(counts.values()) < 1 or not 0 < self.learning_rate <= 1e38:
             raise InputError(
-                f"Epochs, patience, batch size, devices and nodes start at 1, the rate above 0; got {counts}, "
-                f"learning_rate={self.learning_rate}."
+                f"Epochs, patience, batch size, devices and nodes start at 1, the rate above 0, up to 1e38; got "
+                f"{counts}, learning_rate={self.learning_rate}."
             )
         if not 0 <= self.l1 < float("inf"):
             raise InputError(f"l1 is a factor on Σ|λ|, 0 or more; got {self.l1}.")

@@ -35,7 +35,7 @@ def train_adapter(
     batch_size: int = 64,
     seed: int = 0,
     l1: float = 0.0,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     find_learning_rate: bool = False,
     precision: str = "32-true",
     devices: int = 1,
@@ -108,7 +108,8 @@ def train_adapter(
     from residual_lens.training.fitting.fit import fit
 
     with _only_trained(job):
-        return fit(job, started, folder=folder, logger=logger, progress=progress).log()
+        place = None if folder is None else Path(folder)
+        return fit(job, started, folder=place, logger=logger, progress=progress).log()
 
 
 def _prepared(adapter: Adapter, split: Split) -> Split:

@@ -40,6 +40,8 @@ class Method:
     """Whether the frozen model's contributions, computed once, are all that training needs."""
     has_scales: bool
     """Whether `Adapter.scales` are what it trains, which l1 penalises."""
+    options: tuple[str, ...]
+    """Those of `Options` that `make` reads, besides the seed."""
     make: Make
     """The adapter before training, from model, bases, classifier and options."""
 
@@ -93,13 +95,31 @@ def _spectral_output(
 
 
 def _cached(
-    name: str, rate: float | None, make: Make, needs_bases: Needs | None = None, *, has_scales: bool = False
+    name: str,
+    rate: float | None,
+    make: Make,
+    needs_bases: Needs | None = None,
+    *,
+    has_scales: bool = False,
+    options: tuple[str, ...] = (),
 ) -> Method:
-    return Method(name, "direct", rate, needs_bases, True, has_scales, make)
+    return Method(name, "direct", rate, needs_bases, True, has_scales, options, make)
 
 
-def _live(name: str, rate: float, make: Make, needs_bases: Needs | None = None, *, has_scales: bool = False) -> Method:
-    return Method(name, "stream", rate, needs_bases, False, has_scales, make)
+def _live(
+    name: str,
+    rate: float,
+    make: Make,
+    needs_bases: Needs | None = None,
+    *,
+    has_scales: bool = False,
+    options: tuple[str, ...] = (),
+) -> Method:
+    return Method(name, "stream", rate, needs_bases, False, has_scales, options, make)
+
+
+_OF_SCALES = ("scales", "keep_mean")
+_OF_UNITS = ("units", *_OF_SCALES)
 
 
 _ALL = (
@@ -110,10 +130,26 @@ _ALL = (
         lambda hvit, bases, classifier, options: Coarse(hvit.cfg.n_layers, hvit.cfg.n_heads),
         has_scales=True,
     ),
-    _cached("residual*", ResiDual.learning_rate, _residual("residual*"), "units", has_scales=True),
-    _cached("residual", ResiDual.learning_rate, _residual("residual"), "units", has_scales=True),
-    _live("residual-stream", ResiDual.learning_rate, _residual("residual"), "units", has_scales=True),
-    _cached("spectral-output", SpectralOutput.learning_rate, _spectral_output, "embedding", has_scales=True),
+    _cached(
+        "residual*",
+        ResiDual.learning_rate,
+        _residual("residual*"),
+        "units",
+        has_scales=True,
+        options=(*_OF_UNITS, "explained_variance"),
+    ),
+    _cached("residual", ResiDual.learning_rate, _residual("residual"), "units", has_scales=True, options=_OF_UNITS),
+    _live(
+        "residual-stream", ResiDual.learning_rate, _residual("residual"), "units", has_scales=True, options=_OF_UNITS
+    ),
+    _cached(
+        "spectral-output",
+        SpectralOutput.learning_rate,
+        _spectral_output,
+        "embedding",
+        has_scales=True,
+        options=_OF_SCALES,
+    ),
     _cached(
         "linear",
         LinearAdapter.learning_rate,
@@ -128,6 +164,7 @@ _ALL = (
         "lora",
         LoRA.learning_rate,
         lambda hvit, bases, classifier, options: LoRA(hvit, rank=options.rank, seed=options.seed),
+        options=("rank",),
     ),
     _live("svd", SingularValues.learning_rate, lambda hvit, bases, classifier, options: SingularValues(hvit)),
     _live("finetune", FineTune.learning_rate, lambda hvit, bases, classifier, options: FineTune(hvit)),

@@ -95,8 +95,8 @@ class RunConfig:
             raise InputError(f"explained_variance is a share in (0, 1], got {self.explained_variance}.")
         if not 0 <= self.l1 < float("inf"):
             raise InputError(f"l1 is a weight of 0 or more, got {self.l1}.")
-        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
-            raise InputError(f"learning_rate is a number above 0, got {self.learning_rate}.")
+        if self.learning_rate is not None and not 0 < self.learning_rate <= 1e38:
+            raise InputError(f"learning_rate is a number up to 1e38 and above 0, got {self.learning_rate}.")
         if self.learning_rate is not None and self.find_learning_rate:
             raise InputError(f"Got learning_rate={self.learning_rate} and find_learning_rate: give one of them.")
 
@@ -160,6 +160,9 @@ class Resources:
     def __post_init__(self) -> None:
         _check_numbers(self, 1, "devices", "num_nodes", "encode_batch_size")
         _check_numbers(self, 0, "workers")
+        # Frozen; texts are taken as well.
+        object.__setattr__(self, "stores", Path(self.stores))
+        object.__setattr__(self, "root", None if self.root is None else Path(self.root))
         _check_names(self, logger=Logger)
 
 

@@ -60,7 +60,7 @@ def open_splits(config: RunConfig, resources: Resources, image_size: int) -> Spl
             # As everyone else opens it: of drawn data, fewer are drawn.
             parts[split] = _opened(config, resources, image_size, images.split, config.limit)
         else:
-            rows = stratified_subset(images.labels(), config.limit, config.data_seed)
+            rows = stratified_subset(images.labels, config.limit, config.data_seed)
             parts[split] = images.subset(rows, limit=config.limit, subset_seed=config.data_seed)
     splits = Splits(**parts)
     _check_classes(splits)
@@ -78,7 +78,7 @@ def few_shot_rows(images: ImageSet, shots: int, seed: int) -> Int[np.ndarray, "c
     Raises:
         InputError: classes with fewer samples; the message names them.
     """
-    labels = images.labels()
+    labels = images.labels
     counts = np.bincount(labels, minlength=len(images.classes))
     few = [f"{images.classes[label]} ({counts[label]})" for label in np.flatnonzero(counts < shots)]
     if few:
@@ -129,11 +129,11 @@ def _three(published: dict[Split, ImageSet], seed: int) -> dict[Split, ImageSet]
     """Three splits of what there is."""
     train = published["train"]
     if len(published) == 1:
-        rows = split_three_ways(train.labels(), seed)
+        rows = split_three_ways(train.labels, seed)
         return {split: _part(train, getattr(rows, split), split, seed) for split in SPLITS}
     if "test" in published and "validation" in published:
         return published
-    kept, validation = carve_validation(train.labels(), VALIDATION_SHARE, seed)
+    kept, validation = carve_validation(train.labels, VALIDATION_SHARE, seed)
     return {
         "train": _part(train, kept, "train", seed),
         "validation": _part(train, validation, "validation", seed),
@@ -146,7 +146,7 @@ def _part(images: ImageSet, rows: Int[np.ndarray, "chosen"], split: Split, seed:
 
 
 def _check_labels(images: ImageSet) -> None:
-    labels = images.labels()
+    labels = images.labels
     if len(labels) == 0:
         raise InputError(f"{_called(images)} is empty: it has no images to train or test on.")
     if len(images.classes) < 2 or (labels < 0).any():
@@ -164,7 +164,7 @@ def _check_classes(splits: Splits) -> None:
                 f"{_called(images)} has the classes {named(images.classes)}, the training split {named(classes)}: give "
                 "all splits the same."
             )
-    missing = [classes[label] for label in sorted(set(range(len(classes))) - set(train.labels().tolist()))]
+    missing = [classes[label] for label in sorted(set(range(len(classes))) - set(train.labels.tolist()))]
     if missing:
         raise InputError(
             f"{_called(train)} has no images of {len(missing)} of {len(classes)} classes: {named(missing)}. Add "

@@ -14,9 +14,9 @@ ADAPTER = "adapter"
 """Folder of the trained adapter in that of its run."""
 
 
-def run_folder(config: RunConfig, out: Path) -> Path:
+def run_folder(config: RunConfig, out: str | Path) -> Path:
     """The folder of a run, inside the folder of all runs."""
-    return out / config.folder_name
+    return Path(out) / config.folder_name
 
 
 @contextmanager

@@ -1,13 +1,41 @@
 """What a run could not do is refused before its data are encoded."""
 
+from dataclasses import fields
 from pathlib import Path
 
 from residual_lens.bases.assembling import analysed_units
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
-from residual_lens.training.fitting.checks import check_device, check_l1
-from residual_lens.training.methods import Method
+from residual_lens.training.fitting.checks import check_device
+from residual_lens.training.methods import Method, Options
 from residual_lens.training.runs.config import Resources, RunConfig
+
+OF_TRAINING = {"epochs", "patience", "batch_size", "learning_rate", "find_learning_rate", "precision", "augment"}
+"""Settings that mean nothing where nothing is trained."""
+
+
+def useless(method: Method) -> frozenset[str]:
+    """Settings that mean nothing for a method.
+
+    >>> from residual_lens.training.methods import METHODS
+    >>> sorted(useless(METHODS["linear"]))
+    ['bases', 'explained_variance', 'keep_mean', 'l1', 'rank', 'scales', 'units']
+    """
+    names = {field.name for field in fields(Options)} - {*method.options, "seed"}
+    names |= OF_TRAINING if method.learning_rate is None else set()
+    names |= set() if method.has_scales else {"l1"}
+    return frozenset(names | ({"bases"} if method.needs_bases is None else set()))
+
+
+def refuse_useless(config: RunConfig, method: Method) -> None:
+    """Refuse settings that mean nothing for a method.
+
+    Raises:
+        InputError: there are some; the message names them.
+    """
+    given = [f"{name}={getattr(config, name)!r}" for name in config.options if name in useless(method)]
+    if given:
+        raise InputError(f"got {', '.join(given)}, which {method.name} has no use for: leave it out.")
 
 
 def refuse_impossible(config: RunConfig, resources: Resources, method: Method, hvit: HookedViT, folder: Path) -> None:
@@ -21,8 +49,8 @@ def refuse_impossible(config: RunConfig, resources: Resources, method: Method, h
         folder: the run's.
 
     Raises:
-        InputError: unknown units or none that the method rescales, l1 where nothing has scales, arithmetic or devices
-            that are not there, or a logger that cannot be used.
+        InputError: unknown units or none that the method rescales, arithmetic or devices that are not there, or a
+            logger that cannot be used.
     """
     hvit.units.select(config.units)
     if config.units and method.needs_bases == "units":
@@ -33,7 +61,6 @@ def refuse_impossible(config: RunConfig, resources: Resources, method: Method, h
             )
     if method.learning_rate is None:
         return
-    check_l1(config.l1, method.name, has_scales=method.has_scales)
     check_device(hvit.device, precision=config.precision, devices=resources.devices)
     if resources.logger != "csv":
         # Lightning takes longer to import than torch.

@@ -51,7 +51,9 @@ class RunResult:
     def line(self) -> str:
         """All in one readable line."""
         config = self.config
-        trained = f"{self.parameters:,} parameters, best epoch {self.best_epoch} of {self.epochs}, {self.seconds:.1f} s"
+        start = f"none of {self.epochs} epochs better than the untrained start"
+        best = f"best epoch {self.best_epoch} of {self.epochs}" if self.best_epoch else start
+        trained = f"{self.parameters:,} parameters, {best}, {self.seconds:.1f} s"
         options = "".join(f", {name} {_said(value)}" for name, value in config.options.items())
         return (
             f"{config.model}, {config.data}, {config.method}, seed {config.seed}{options}: "
@@ -66,10 +68,10 @@ class RunResult:
         found["classifier"] = self.classifier
         return {**self.config.to_dict(), **found}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write `result.json`."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
-        write_atomically(folder / RESULT, f"{text}\n".encode())
+        write_atomically(Path(folder) / RESULT, f"{text}\n".encode())
 
     @classmethod
     def load(cls, folder: str | Path) -> "RunResult":

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from residual_lens.activations import Store
 from residual_lens.data.images.image_set import SPLITS
 from residual_lens.hooked import HookedViT
+from residual_lens.hooked.devices import device_named
 from residual_lens.interventions import Adapter, ResiDual
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training.cached.coordinates import Coordinates, coordinates, width
@@ -25,7 +25,7 @@ from residual_lens.training.runs.classifiers import classifier_kind, classifier_
 from residual_lens.training.runs.config import Resources, RunConfig
 from residual_lens.training.runs.data import few_shot_rows, open_splits
 from residual_lens.training.runs.folder import ADAPTER, claimed, run_folder, save_config
-from residual_lens.training.runs.refusals import refuse_impossible
+from residual_lens.training.runs.refusals import refuse_impossible, refuse_useless
 from residual_lens.training.runs.result import RESULT, RunResult
 from residual_lens.training.runs.stores import bases_of, open_store, require_bases
 from residual_lens.training.splits.live import LiveImages
@@ -39,7 +39,7 @@ COMPUTED = {"start", "adapter's fixed values", "classifier", "train samples", "v
 """What another machine computes with other last digits, as a checkpoint calls it."""
 
 
-def run(config: RunConfig, out: Path, resources: Resources | None = None, *, progress: bool = False) -> RunResult:
+def run(config: RunConfig, out: str | Path, resources: Resources | None = None, *, progress: bool = False) -> RunResult:
     """Train one method on one data set with one model, test it, and write down all about it.
 
     The run's folder, `run_folder(config, out)`, holds `config.json`, `metrics.csv`, `checkpoints/`, `adapter/` and,
@@ -53,7 +53,8 @@ def run(config: RunConfig, out: Path, resources: Resources | None = None, *, pro
         progress: show progress bars.
 
     Raises:
-        InputError: unknown names, data that cannot be trained on, or a folder of another run.
+        InputError: unknown names, settings that mean nothing for the method, data that cannot be trained on, or a
+            folder of another run.
         MismatchError: stores or bases of another model.
         UnsupportedModelError: a classifier from text for a model without a text tower.
         ResidualLensError: the loss is not finite (see `train_adapter`).
@@ -65,6 +66,7 @@ def run(config: RunConfig, out: Path, resources: Resources | None = None, *, pro
     """
     method, folder = method_named(config.method), run_folder(config, out)
     resources = resources or Resources()
+    refuse_useless(config, method)
     with claimed(folder, config, resources) as is_first:
         if (folder / RESULT).exists():
             return RunResult.load(folder)
@@ -100,8 +102,7 @@ class _Run:
         # Those of a run that was killed may have been computed elsewhere, with other last digits. Before all else,
         # since other processes of this run are to use what one of them computes.
         self._forget_coordinates()
-        device = resources.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._hvit = HookedViT.from_pretrained(config.model, device=device)
+        self._hvit = HookedViT.from_pretrained(config.model, device=device_named(resources.device))
         self._kind = classifier_kind(config, self._hvit)
         refuse_impossible(config, resources, method, self._hvit, folder)
         require_bases(config)
@@ -198,7 +199,6 @@ class _Run:
             numbers = (store.layout.d_out + width(adapter, store)) * (len(store) if rows is None else len(rows))
             if 4 * numbers > IN_MEMORY:
                 file = self._folder / COORDINATES / f"{split}.safetensors"
-                file.parent.mkdir(exist_ok=True)
             return coordinates(adapter, store, rows=rows, file=file, progress=self._progress)
         images = getattr(self._splits, split)
         return LiveImages(

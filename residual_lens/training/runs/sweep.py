@@ -15,10 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from residual_lens.errors import InputError
+from residual_lens.errors import InputError, did_you_mean
+from residual_lens.hooked.devices import device_named
 from residual_lens.hooked.loading import PAPER_MODELS
 from residual_lens.training.methods import METHODS
 from residual_lens.training.runs import Resources, RunConfig, RunResult
+from residual_lens.training.runs.refusals import useless
 from residual_lens.training.runs.result import RESULT
 
 logger = logging.getLogger(__name__)
@@ -67,10 +69,10 @@ def grid(
         data: names, or "paper" for the paper's ten.
         methods: names, or "all".
         seeds: of the runs.
-        base: all other settings.
+        base: all other settings. A method is given those that it reads, so that its run is the one that it is alone.
 
     Raises:
-        InputError: nothing of a kind, one of it twice, or a method that there is not.
+        InputError: nothing of a kind, one of it twice, a method that there is not, or a setting that none reads.
     """
     lists = {"models": models, "data": data, "methods": methods}
     named = {kind: [one for name in names for one in PRESETS[kind].get(name, (name,))] for kind, names in lists.items()}
@@ -79,9 +81,18 @@ def grid(
             given = ", ".join(map(str, values)) or "none"
             raise InputError(f"A sweep takes at least one of {kind}, each once; got {given}.")
     if unknown := [name for name in named["methods"] if name not in METHODS]:
-        raise InputError(f"got methods {', '.join(unknown)}, expected all, or of {', '.join(METHODS)}.")
+        hint = did_you_mean(unknown[0], METHODS)
+        raise InputError(f"got methods {', '.join(unknown)}, expected all, or of {', '.join(METHODS)}.{hint}")
+    left_out = {method: useless(METHODS[method]) & set(base.options) for method in named["methods"]}
+    if of_none := frozenset.intersection(*left_out.values()):
+        raise InputError(f"got {', '.join(sorted(of_none))}, which none of these methods has a use for: leave it out.")
+    default = RunConfig("", "", "")
+    read = {
+        method: replace(base, method=method, **{name: getattr(default, name) for name in names})
+        for method, names in left_out.items()
+    }
     return [
-        replace(base, model=model, data=name, method=method, seed=seed)
+        replace(read[method], model=model, data=name, seed=seed)
         for model, name, method, seed in product(*named.values(), seeds)
     ]
 
@@ -92,15 +103,18 @@ def unfinished(configs: Iterable[RunConfig], out: Path) -> list[RunConfig]:
 
 
 def finished_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """Results of all finished runs below some folders, with the settings of each that are not the default.
+    """Results of all finished runs below some folders.
+
+    With each go the settings that are not the default ("options"), and those that mean nothing for its method
+    ("useless").
 
     Args:
         folders: of runs, or folders that hold them.
 
     Raises:
-        InputError: a folder that is not there, or a run's file that cannot be read.
+        InputError: a folder that is not there, a run's file that cannot be read, or one run in two folders.
     """
-    found = []
+    found, places = [], {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"There is no folder {folder}: expected one that `residual-lens train` wrote to.")
@@ -108,7 +122,16 @@ def finished_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
             result = RunResult.load(path.parent)
             # Which columns hold images and labels is part of the data's name.
             options = {name: value for name, value in result.config.options.items() if not name.endswith("_column")}
-            found.append(result.to_dict() | {"options": options})
+            config = result.config
+            of_none = sorted(useless(METHODS[config.method])) if config.method in METHODS else []
+            found.append(result.to_dict() | {"options": options, "useless": of_none})
+            run = (config.model, config.data, config.method, config.seed, str(options))
+            if run in places:
+                raise InputError(
+                    f"{config.method} of {config.model} on {config.data} with seed {config.seed} came twice, from "
+                    f"{places[run]} and {path.parent}: give each folder of runs once, and of copies one."
+                )
+            places[run] = path.parent
     return found
 
 
@@ -176,10 +199,11 @@ def run_sweep(
         What failed, in the order of failing.
 
     Raises:
-        InputError: `at_once` is below 1.
+        InputError: `at_once` is below 1, or the runs' device is not here.
     """
     if at_once < 1:
         raise InputError(f"at_once starts at 1, got {at_once}.")
+    device_named(resources.device)
     (out / LOGS).mkdir(parents=True, exist_ok=True)
     waiting = in_order(unfinished(configs, out))
     failures = []

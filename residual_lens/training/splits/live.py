@@ -68,7 +68,7 @@ class LiveImages:
     @cached_property
     def labels(self) -> Int[Tensor, "sample"]:
         """Class indices."""
-        return torch.from_numpy(self.images.labels())
+        return torch.from_numpy(self.images.labels)
 
     def pixels(self, row: int, augmented_by: int | None = None) -> Float[Tensor, "3 height width"]:
         """One image as the model takes it.

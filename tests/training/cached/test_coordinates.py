@@ -1,8 +1,6 @@
 """A step on cached coordinates is the step on images: same loss, same gradients."""
 
-from collections.abc import Iterator
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,39 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from residual_lens.activations import Store, extraction
+from residual_lens.activations import extraction
 from residual_lens.bases import fit_bases
 from residual_lens.decomposition import Decomposition
 from residual_lens.errors import InputError, MismatchError
-from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter, ResiDual
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training import Coarse, LinearAdapter
-from residual_lens.training.cached import Coordinates, cache_samples, contributions, coordinates
+from residual_lens.training.cached import cache_samples, contributions, coordinates
 from residual_lens.training.cached.plan import Plan
-from tests.activations.stores import encoded, image_set, pixels_of, wrapped
-from tests.interventions.tiny_bases import cut
+from tests.activations.stores import wrapped
 from tests.reference.training import naive_embeddings, naive_loss
 from tests.tolerances import FLOAT32_TOL, FLOAT64_TOL, GRADIENT_TOL, assert_close
+from tests.training.cached.tiny import LABELS, ROWS, N, adapters, sources
 from tests.training.toy import toy_classifier
 
-N = 12
 KINDS = [("ViT-B-16", "own"), ("ViT-B-16", "uniform"), ("avg-norm-before-pool", "uniform"), ("siglip-timm", "own")]
-LABELS = torch.arange(N) % 3
-ROWS = torch.tensor([3, 11, 0, 9, 8])
-
-
-def adapters(hvit: HookedViT, store: Store) -> Iterator[Adapter]:
-    """Each kind of adapter, away from its start."""
-    # Constant in these bases, with nothing to scale; and one with fewer components than its layer's other heads.
-    bases = cut(fit_bases(store), {"L0H1": 0, "L1H0": 2, "0_mlp_out": 3})
-    by_unit = dict(bases.by_unit) | {"L0H1": replace(bases["L0H1"], total_variance=0.0)}
-    bases = replace(bases, by_unit=by_unit)
-    for keep_mean in (False, True):
-        yield ResiDual.from_bases(bases, keep_mean=keep_mean, seed=1)
-        yield ResiDual.from_bases(bases, variant="residual*", explained_variance=0.3, keep_mean=keep_mean, seed=2)
-    yield Coarse(hvit.cfg.n_layers, hvit.cfg.n_heads)
-    yield LinearAdapter(hvit.cfg.d_out)
 
 
 def moved(adapter: Adapter) -> Adapter:
@@ -51,15 +32,6 @@ def moved(adapter: Adapter) -> Adapter:
     for parameter in adapter.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     return adapter
-
-
-def sources(kind: str, center: str, folder: Path, *, dtype: torch.dtype = torch.float32):
-    """A model, a store, samples in memory of the same images, and pixels."""
-    hvit = wrapped(kind, center=center, dtype=dtype)
-    images = image_set(N, hvit.cfg.image_size)
-    store = encoded(hvit, images, folder / "a.h5", value_format="float32")
-    pixels = pixels_of(hvit, images)
-    return hvit, store, cache_samples(hvit, pixels, LABELS, batch_size=4), pixels
 
 
 def step(embedding: Tensor, classifier: ZeroShotClassifier, adapter: Adapter) -> tuple[Tensor, ...]:
@@ -140,13 +112,6 @@ def test_rounding_of_a_model_in_half_precision_is_scaled_with_its_unit(center, t
                 assert_same(ours, hooked, FLOAT32_TOL)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Model, store, samples in memory and a ResiDual for them."""
-    hvit, store, samples, _ = sources("ViT-B-16", "own", tmp_path_factory.mktemp("made"))
-    return hvit, store, samples, next(iter(adapters(hvit, store)))
-
-
 @pytest.mark.parametrize("source", [1, 2], ids=["store", "memory"])
 @pytest.mark.parametrize(
     "rows", [[7, 2, 2, 11, 0], slice(9, 2, -3), torch.arange(N) % 4 == 1, [5]], ids=["places", "slice", "mask", "one"]
@@ -180,80 +145,6 @@ def test_scales_of_one_give_the_models_own_embedding_from_bfloat16_too(made):
     share = (store.embeddings() - short.base).abs().max() / store.embeddings().abs().max()
     assert_close(short.embed(adapter, ROWS), store.embeddings(ROWS), 2**-8 * float(share) + FLOAT32_TOL)
     assert_close(short.base, store.embeddings() - (short.values.float() @ short.directions.float()), FLOAT32_TOL)
-
-
-def test_a_file_is_read_as_it_was_written_and_is_not_made_again(made, tmp_path, monkeypatch):
-    _, store, samples, adapter = made
-    for name, source in (("store", store), ("memory", samples)):
-        for dtype in (torch.float32, torch.bfloat16, torch.float64):
-            path = tmp_path / "deeper" / f"{name}-{dtype}"
-            expected = coordinates(adapter, source, rows=[5, 1, 2], labels=LABELS[:3], dtype=dtype)
-            with monkeypatch.context() as patched:
-                written = coordinates(adapter, source, rows=[5, 1, 2], labels=LABELS[:3], dtype=dtype, file=path)
-                patched.setattr(Plan, "write_samples", None)
-                again = coordinates(adapter, source, rows=[5, 1, 2], labels=LABELS[:3], dtype=dtype, file=path)
-            for field in fields(Coordinates)[:5]:
-                for found in (written, again):
-                    assert torch.equal(getattr(found, field.name), getattr(expected, field.name))
-            assert written.fingerprint == expected.fingerprint
-            assert_close(
-                again.embed(adapter.to(dtype), ROWS % 3), expected.embed(adapter.to(dtype), ROWS % 3), FLOAT64_TOL
-            )
-    adapter.float()
-    assert sorted(path.suffix for path in (tmp_path / "deeper").iterdir()).count(".partial") == 0
-
-
-def test_what_was_interrupted_leaves_no_file(made, tmp_path, monkeypatch):
-    _, store, _, adapter = made
-
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(contributions.OfStore, "coordinates", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        coordinates(adapter, store, labels=LABELS, file=tmp_path / "a")
-    assert not list(tmp_path.iterdir())
-
-
-def otherwise(adapter: ResiDual, **changes: object) -> ResiDual:
-    """On the same bases."""
-    other = ResiDual(replace(adapter.config, **changes))
-    other.load_state_dict(adapter.state_dict())
-    return other
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        lambda adapter: {"labels": (LABELS + 1) % 3},
-        lambda adapter: {"labels": LABELS, "rows": list(reversed(range(N)))},
-        lambda adapter: {"labels": LABELS, "dtype": torch.bfloat16},
-        lambda adapter: {"labels": LABELS, "adapter": otherwise(adapter, keep_mean=False)},
-        lambda adapter: {"labels": LABELS, "adapter": otherwise(adapter, variant="residual*", keep_mean=False)},
-    ],
-    ids=["labels", "rows", "dtype", "means", "variant"],
-)
-def test_a_file_of_something_else_is_refused(made, tmp_path, other):
-    _, store, samples, _ = made
-    adapter = ResiDual.from_bases(fit_bases(store), keep_mean=True)
-    coordinates(adapter, store, labels=LABELS, file=tmp_path / "a")
-    options = {"adapter": adapter} | other(adapter)
-    with pytest.raises(MismatchError, match="of another adapter, source, choice of rows, labels or dtype"):
-        coordinates(options.pop("adapter"), store, **options, file=tmp_path / "a")
-    with pytest.raises(MismatchError, match="holds coordinates with digest"):
-        coordinates(adapter, samples, labels=LABELS, file=tmp_path / "a")
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[:-1], lambda data: data + b"0", lambda data: b"", lambda data: b"x" * 99]
-)
-def test_a_damaged_file_is_refused(made, tmp_path, damage):
-    _, store, _, adapter = made
-    path = tmp_path / "a"
-    coordinates(adapter, store, labels=LABELS, file=path)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InputError, match="no file of coordinates, or damaged"):
-        coordinates(adapter, store, labels=LABELS, file=path)
 
 
 def test_another_model_is_refused_by_name(made, tmp_path):

@@ -11,7 +11,9 @@ from residual_lens.training.cached import coordinates
 from tests.training.toy import toy_classifier, toy_split
 
 
-@pytest.mark.parametrize("wrong", [{"max_epochs": 0}, {"patience": 0}, {"batch_size": 0}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_epochs": 0}, {"patience": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": 1e39}]
+)
 def test_settings_out_of_range_are_refused(hvit, wrong):
     samples = cache_samples(hvit, *toy_split(hvit, 10, seed=1))
     with pytest.raises(InputError, match="start at 1, the rate above 0"):

@@ -10,15 +10,19 @@ from dataclasses import replace
 import pytest
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.nn.functional import cross_entropy
 
 from residual_lens.errors import InputError, ResidualLensError
 from residual_lens.interventions import ResiDual
-from residual_lens.training import Coarse, LiveSamples, cache_samples, train_adapter
+from residual_lens.training import Coarse, LiveSamples, TrainingLog, cache_samples, train_adapter
 from residual_lens.training.cached import Coordinates, coordinates
+from residual_lens.training.fitting.fit import mean_loss
+from residual_lens.training.fitting.settings import Job, Settings
+from residual_lens.training.methods import LinearProbe
 from residual_lens.training.splits.sampler import Order
 from tests.interventions.tiny_bases import bases_for, hooks_in_force
 from tests.reference.training_loop import trained_scales
-from tests.tolerances import FLOAT64_TOL, assert_close
+from tests.tolerances import FLOAT32_TOL, FLOAT64_TOL, assert_close
 from tests.training.toy import ScriptedValidation, toy_classifier, toy_split
 
 
@@ -28,6 +32,12 @@ def residual_for(hvit) -> ResiDual:
 
 def coordinates_for(hvit, adapter, n: int) -> Coordinates:
     return coordinates(adapter, cache_samples(hvit, *toy_split(hvit, n, seed=n)), dtype=torch.float64)
+
+
+def fitted(adapter, hvit, train, validation=None, **options) -> TrainingLog:
+    """The toy task, validated on its training samples unless told otherwise."""
+    validation = train if validation is None else validation
+    return train_adapter(adapter, hvit, toy_classifier(hvit), train=train, validation=validation, **options)
 
 
 @pytest.mark.parametrize("l1", [0.0, 0.3])
@@ -44,7 +54,7 @@ def test_two_epochs_are_those_of_the_plain_loop(hvit, l1):
         batches += [batch.rows for block in order for batch in block]
     assert sorted(torch.cat(batches[:3]).tolist()) == list(range(13))
     assert torch.cat(batches[:3]).tolist() != torch.cat(batches[3:]).tolist()
-    log = train_adapter(adapter, hvit, classifier, train=train, validation=validation, **options)
+    log = fitted(adapter, hvit, train, validation, **options)
     assert (log.epochs, log.best_epoch, log.steps) == (2, 2, 6)
     twin = trained_scales(
         train.base,
@@ -65,51 +75,22 @@ def test_a_penalty_makes_scales_smaller(hvit):
     for l1 in (0.0, 10.0):
         adapter = residual_for(hvit)
         train = coordinates_for(hvit, adapter, 30)
-        train_adapter(
-            adapter,
-            hvit,
-            toy_classifier(hvit),
-            train=train,
-            validation=ScriptedValidation(toy_classifier(hvit), [0.1, 0.2, 0.3, 0.4]),
-            max_epochs=3,
-            learning_rate=0.02,
-            l1=l1,
-        )
+        rising = ScriptedValidation(toy_classifier(hvit), [0.1, 0.2, 0.3, 0.4])
+        fitted(adapter, hvit, train, rising, max_epochs=3, learning_rate=0.02, l1=l1)
         sums.append(adapter.scales.abs().sum())
     assert sums[1] < 0.97 * sums[0]
 
 
 @pytest.mark.slow
 def test_a_found_rate_is_the_seeds_and_the_weights_are_as_they_were(hvit, monkeypatch):
-    classifier = toy_classifier(hvit)
-    train, validation = (LiveSamples(*toy_split(hvit, n, seed=n)) for n in (24, 12))
-    cached = [cache_samples(hvit, samples.images, samples.labels) for samples in (train, validation)]
+    live = [LiveSamples(*toy_split(hvit, n, seed=n)) for n in (24, 12)]
+    cached = [cache_samples(hvit, samples.images, samples.labels) for samples in live]
     found = []
-    for samples, seed in ((cached, 0), (cached, 0), (cached, 1), ((train, validation), 0)):
-        adapter = Coarse(3, 3)
-        log = train_adapter(
-            adapter,
-            hvit,
-            classifier,
-            train=samples[0],
-            validation=samples[1],
-            seed=seed,
-            batch_size=12,
-            max_epochs=1,
-            find_learning_rate=True,
-        )
-        plain = Coarse(3, 3)
-        again = train_adapter(
-            plain,
-            hvit,
-            classifier,
-            train=samples[0],
-            validation=samples[1],
-            seed=seed,
-            batch_size=12,
-            max_epochs=1,
-            learning_rate=log.learning_rate,
-        )
+    for samples, seed in ((cached, 0), (cached, 0), (cached, 1), (live, 0)):
+        options = {"seed": seed, "batch_size": 12, "max_epochs": 1}
+        adapter, plain = Coarse(3, 3), Coarse(3, 3)
+        log = fitted(adapter, hvit, *samples, **options, find_learning_rate=True)
+        again = fitted(plain, hvit, *samples, **options, learning_rate=log.learning_rate)
         assert torch.equal(adapter.scales, plain.scales)
         assert again.train_loss == log.train_loss
         found.append(log.learning_rate)
@@ -131,7 +112,7 @@ def test_the_error_names_the_unit_whose_coordinates_fail(hvit, failing, place):
     splits[failing].values[:, splits[failing].index == first] = float("inf")
     expected = rf"{place}: 1 coordinates times their scales.*the first, of {adapter.config.units[1]}\."
     with pytest.raises(ResidualLensError, match=expected):
-        train_adapter(adapter, hvit, toy_classifier(hvit), **splits)
+        fitted(adapter, hvit, **splits)
 
 
 def test_the_error_names_the_scale_that_fails_and_no_unit_without_scales(hvit):
@@ -147,17 +128,15 @@ def test_the_error_names_the_scale_that_fails_and_no_unit_without_scales(hvit):
         adapter.scales[place:] = float("nan")
     expected = rf"numbers in scales are not finite, the first is {place}, of {names[2]}\."
     with pytest.raises(ResidualLensError, match=expected):
-        train_adapter(adapter, hvit, toy_classifier(hvit), train=train, validation=train)
+        fitted(adapter, hvit, train)
 
 
 def test_processes_train_at_the_rate_of_the_first(hvit, monkeypatch):
     samples = cache_samples(hvit, *toy_split(hvit, 12, seed=1))
-    options = {"train": samples, "validation": samples, "max_epochs": 1}
-    expected = Coarse(3, 3)
-    train_adapter(expected, hvit, toy_classifier(hvit), learning_rate=0.25, **options)
-    adapter = Coarse(3, 3)
+    expected, adapter = Coarse(3, 3), Coarse(3, 3)
+    fitted(expected, hvit, samples, learning_rate=0.25, max_epochs=1)
     monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _, x, src=0: 0.25 if isinstance(x, float) else x)
-    assert train_adapter(adapter, hvit, toy_classifier(hvit), **options).learning_rate == 0.25
+    assert fitted(adapter, hvit, samples, max_epochs=1).learning_rate == 0.25
     assert torch.equal(adapter.scales, expected.scales)
 
 
@@ -174,7 +153,7 @@ def test_the_error_names_the_first_unit_in_the_stream(hvit, layer, head):
         hvit.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_z", fail)]),
         pytest.raises(ResidualLensError, match=f"L{layer}H{head} is the first unit in the stream"),
     ):
-        train_adapter(Coarse(3, 3), hvit, toy_classifier(hvit), train=train, validation=train)
+        fitted(Coarse(3, 3), hvit, train)
 
 
 def test_nothing_of_the_process_is_changed(hvit, capfd, tmp_path):
@@ -184,25 +163,22 @@ def test_nothing_of_the_process_is_changed(hvit, capfd, tmp_path):
         levels = {name: logging.getLogger(name).level for name in ("lightning", "lightning.pytorch")}
         return torch.get_rng_state().tolist(), levels, dict(os.environ), list(warnings.filters), torch.is_grad_enabled()
 
-    train_adapter(Coarse(3, 3), hvit, toy_classifier(hvit), train=samples, validation=samples, max_epochs=1)
+    fitted(Coarse(3, 3), hvit, samples, max_epochs=1)
     capfd.readouterr()
     with torch.no_grad():
         before = state()
-        for options in ({}, {"find_learning_rate": True}, {"folder": tmp_path}):
-            train_adapter(
-                Coarse(3, 3), hvit, toy_classifier(hvit), train=samples, validation=samples, max_epochs=1, **options
-            )
+        for options in ({}, {"find_learning_rate": True}, {"folder": str(tmp_path)}):
+            fitted(Coarse(3, 3), hvit, samples, max_epochs=1, **options)
         assert state() == before
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_logger_that_is_not_there_is_refused(hvit, tmp_path):
     samples = cache_samples(hvit, *toy_split(hvit, 12, seed=1))
-    options = {"train": samples, "validation": samples, "max_epochs": 1}
     with pytest.raises(InputError, match="logger is 'csv', 'tensorboard' or 'wandb', got 'comet'"):
-        train_adapter(Coarse(3, 3), hvit, toy_classifier(hvit), logger="comet", folder=tmp_path, **options)
+        fitted(Coarse(3, 3), hvit, samples, logger="comet", folder=tmp_path)
     with pytest.raises(InputError, match="writes into a folder: pass folder="):
-        train_adapter(Coarse(3, 3), hvit, toy_classifier(hvit), logger="wandb", **options)
+        fitted(Coarse(3, 3), hvit, samples, logger="wandb")
 
 
 def test_mixed_precision_trains_parameters_that_stay_float32(hvit):
@@ -211,11 +187,37 @@ def test_mixed_precision_trains_parameters_that_stay_float32(hvit):
     for precision in ("32-true", "bf16-mixed"):
         adapter = Coarse(3, 3)
         rising = ScriptedValidation(toy_classifier(hvit), [0.1, 0.2, 0.3])
-        options = {"train": samples, "validation": rising, "max_epochs": 2, "learning_rate": 0.05}
-        train_adapter(adapter, hvit, toy_classifier(hvit), precision=precision, **options)
+        fitted(adapter, hvit, samples, rising, precision=precision, max_epochs=2, learning_rate=0.05)
         assert adapter.scales.dtype == torch.float32
         scales.append(adapter.scales.detach())
     assert not torch.equal(*scales)
+
+
+@pytest.mark.parametrize(("rate", "diverges"), [(1e30, True), (1e-9, False)])
+def test_training_that_makes_it_worse_is_said_to_have_diverged(hvit, caplog, rate, diverges):
+    samples, probe = cache_samples(hvit, *toy_split(hvit, 30, seed=1)), LinearProbe(toy_classifier(hvit))
+    falling = ScriptedValidation(toy_classifier(hvit), [0.5, 0.4, 0.3])
+    assert fitted(probe, hvit, samples, falling, max_epochs=2, learning_rate=rate).best_epoch == 0
+    assert ("Training diverged" in caplog.text) == diverges
+    if diverges:
+        assert "in epoch 2, and no epoch did better on validation" in caplog.text
+        assert "lower learning_rate (it is 1e+30)" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["direct", "stream"])
+def test_the_loss_that_a_run_is_compared_with_is_the_starts(hvit, path):
+    images, labels = toy_split(hvit, 9, seed=1)
+    adapter, classifier = residual_for(hvit), toy_classifier(hvit)
+    live = LiveSamples(images, labels)
+    settings = Settings(path, 0.1, False, 1, 1, 4, 0, 0.0, "32-true", 1, 1)
+    with torch.no_grad(), adapter.attached(hvit, path):
+        expected = cross_entropy(classifier.logits(hvit(images)), labels)
+    found = [mean_loss(Job(adapter, hvit, classifier, {"train": live}, settings), "train")]
+    if path == "direct":
+        split = coordinates(adapter, cache_samples(hvit, images, labels))
+        found.append(mean_loss(Job(adapter, hvit, classifier, {"train": split}, settings), "train"))
+    assert found == pytest.approx([expected.item()] * len(found), rel=10 * FLOAT32_TOL)
+    assert hooks_in_force(hvit) == 0
 
 
 @pytest.mark.slow

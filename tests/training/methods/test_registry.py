@@ -1,5 +1,7 @@
 """Every method by name: what it makes, counts, saves and refuses."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -34,8 +36,21 @@ def test_the_methods_are_those_of_the_paper_and_more_in_the_order_of_tables():
     assert tuple(METHODS) == NAMES
     assert all(method.name == name for name, method in METHODS.items())
     assert method_named("residual*") is METHODS["residual*"]
-    with pytest.raises(InputError, match=r"Unknown method 'resid'\. Did you mean residual, .*Methods are zero-shot, coarse,"):
+    with pytest.raises(InputError, match=r"Unknown method 'resid'\. Did you mean residual, .*Methods are zero-shot,"):
         method_named("resid")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_reads_the_options_that_it_names_and_no_others(hvit, name):
+    others = {"units": ("L1",), "explained_variance": 0.5, "scales": "ones", "keep_mean": True, "rank": 2}
+    assert {*others, "seed"} == {field.name for field in fields(Options)}
+    plain = made(name, hvit)
+    for option, value in others.items():
+        other = made(name, hvit, Options(**{option: value}))
+        same = other.config == plain.config and all(
+            torch.equal(tensor, plain.state_dict()[key]) for key, tensor in other.state_dict().items()
+        )
+        assert same == (option not in METHODS[name].options), option
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,8 @@ LIMIT = 60
 
 def digits(method: str, **settings: object) -> RunConfig:
     """A run on few digits, of few epochs."""
-    return RunConfig("attribute-clip", "digits", method, **({"limit": LIMIT, "epochs": 3} | settings))  # pyright: ignore
+    few = {"limit": LIMIT} if method == "zero-shot" else {"limit": LIMIT, "epochs": 3}
+    return RunConfig("attribute-clip", "digits", method, **(few | settings))  # pyright: ignore
 
 
 def resources(folder: Path) -> Resources:
@@ -24,7 +25,7 @@ def write_tree(root: Path, splits: dict[str, int], digits: Iterable[str] = ("zer
     images = open_images("digits")
     for place, (split, n_images) in enumerate(splits.items()):
         for name in digits:
-            rows = [row for row, label in enumerate(images.labels()) if images.classes[label] == name]
+            rows = [row for row, label in enumerate(images.labels) if images.classes[label] == name]
             folder = root / split / name
             folder.mkdir(parents=True)
             for row in rows[20 * place : 20 * place + n_images]:

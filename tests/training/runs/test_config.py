@@ -1,6 +1,7 @@
 """A run's settings: what its folder is called, a trip through JSON, refusals."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,15 @@ def test_resources_out_of_range_are_refused(wrong, message):
 def test_settings_in_range_are_not_refused():
     checked(PLAIN, limit=1, shots=None, seed=0, precision="16-mixed")
     checked(Resources(), devices=2, workers=0, logger="wandb")
+
+
+def test_texts_become_paths():
+    given = Resources()
+    for name in ("stores", "root"):
+        # As where no types are checked.
+        object.__setattr__(given, name, "a/b")
+    given.__post_init__()
+    assert (given.stores, given.root) == (Path("a/b"), Path("a/b"))
 
 
 def test_resources_and_settings_share_no_name():

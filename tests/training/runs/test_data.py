@@ -45,7 +45,7 @@ def test_drawn_and_published_splits_are_those_of_open_images(tmp_path):
 def test_the_limit_holds_for_each_split_with_every_class_in_proportion():
     splits = opened("digits", limit=100)
     assert sizes(splits) == (100, 100, 100)
-    assert np.bincount(splits.train.labels()).tolist() == [10] * 10
+    assert np.bincount(splits.train.labels).tolist() == [10] * 10
     assert sizes(opened("digits", limit=1000)) == (1000, 180, 180)
     assert ids(splits.train) != ids(opened("digits", limit=100, data_seed=1).train)
     drawn = opened("attributes:shape", limit=16)
@@ -55,7 +55,7 @@ def test_the_limit_holds_for_each_split_with_every_class_in_proportion():
 def test_the_limit_holds_for_splits_made_by_us(tmp_path):
     splits = opened(f"folder:{write_tree(tmp_path, {'': 20})}", limit=30)
     assert sizes(splits) == (30, 6, 6)
-    assert np.bincount(splits.train.labels()).tolist() == [10] * 3
+    assert np.bincount(splits.train.labels).tolist() == [10] * 3
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_what_a_folder_lacks_is_taken_from_its_training_images(tmp_path, publish
     parts = [splits.train, splits.validation, splits.test]
     assert sizes(splits) == expected
     assert len(set.union(*map(ids, parts))) == sum(expected)
-    assert all(len(set(np.bincount(images.labels()).tolist())) == 1 for images in parts)
+    assert all(len(set(np.bincount(images.labels).tolist())) == 1 for images in parts)
     assert len({images.fingerprint() for images in parts}) == 3
     again = opened(data)
     assert [images.fingerprint() for images in (again.train, again.test)] == [
@@ -120,7 +120,7 @@ def test_other_failures_of_a_repository_are_not_taken_for_a_missing_split(tmp_pa
 def test_few_shots_are_so_many_of_each_class_by_seed():
     images = opened("digits").train
     rows = few_shot_rows(images, 4, 0)
-    assert np.bincount(images.labels()[rows]).tolist() == [4] * 10
+    assert np.bincount(images.labels[rows]).tolist() == [4] * 10
     assert len(set(rows)) == 40
     assert rows.tolist() == sorted(rows)
     assert rows.tolist() == few_shot_rows(images, 4, 0).tolist()

@@ -1,9 +1,6 @@
 """Sweeps: every run once, failures told of, interruptions lose nothing, and what a scheduler gets is sound."""
 
-import json
-import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,63 +12,25 @@ from residual_lens import cli
 from residual_lens.errors import InputError
 from residual_lens.hooked.loading import PAPER_MODELS
 from residual_lens.training.methods import METHODS
-from residual_lens.training.runs import Resources, RunConfig
+from residual_lens.training.runs import Resources, RunConfig, RunResult
 from residual_lens.training.runs import sweep as sweeping
-from residual_lens.training.runs.slurm import Slurm, slurm_script
-from residual_lens.training.runs.sweep import PAPER_DATA, arguments, grid, in_order, log_of, run_sweep, unfinished
-
-BASE = RunConfig("m", "d", "coarse")
-ODD = 'folder:/data/it\'s "odd" $HOME `x` ; *\\ (é)'
-
-RUN = '''
-"""Stands for `residual-lens`: writes what it was told, and ends as its data set says."""
-import json, os, sys, time
-from pathlib import Path
-
-options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
-data, out = options["--data"], Path(options["--out"])
-name = f"{options['--model']}--{data}--{options['--method']}--{options['--seed']}"
-with (out / "calls").open("a") as file:
-    file.write(f"{name} {os.environ['OMP_NUM_THREADS']} {time.monotonic()}\\n")
-print("begun", name, flush=True)
-if data == "broken":
-    print("residual-lens: no such data", flush=True)
-    sys.exit(2)
-if data == "slow":
-    try:
-        (out / f"{name}.ready").touch()
-        time.sleep(60)
-    except KeyboardInterrupt:
-        (out / f"{name}.saved").touch()
-        sys.exit(130)
-(out / name).mkdir(parents=True, exist_ok=True)
-(out / name / "result.json").write_text(json.dumps(options))
-with (out / "calls").open("a") as file:
-    file.write(f"end-of-{name} 0 {time.monotonic()}\\n")
-'''
+from residual_lens.training.runs.folder import save_config
+from residual_lens.training.runs.sweep import (
+    PAPER_DATA,
+    arguments,
+    finished_runs,
+    in_order,
+    log_of,
+    run_sweep,
+    unfinished,
+)
+from tests.training.runs.stand_in import BASE, ODD, a_grid, begun, calls, put_in_place
 
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """Runs are processes that take a moment, and can be told to fail."""
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
-    monkeypatch.setattr(sweeping, "COMMAND", (sys.executable, "-S", str(script)))
-    monkeypatch.setattr(sweeping, "POLL", 0.005)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    return tmp_path / "out"
-
-
-def a_grid(models=("m",), data=("d",), methods=("coarse",), seeds=(0,), base=BASE):
-    return grid(models, data, methods, seeds, base)
-
-
-def calls(out):
-    return [line.split() for line in (out / "calls").read_text().splitlines()]
-
-
-def begun(out):
-    return [name for name, *_ in calls(out) if not name.startswith("end-of-")]
+    """The folder of a sweep whose runs are stand-ins."""
+    return put_in_place(monkeypatch, tmp_path)
 
 
 def test_the_grid_has_every_combination_once_with_the_other_settings():
@@ -90,6 +49,19 @@ def test_the_papers_grid_is_seven_models_on_ten_data_sets_with_all_methods():
     assert len(a_grid(("paper", "attribute-clip"))) == 8
 
 
+def test_a_method_gets_the_settings_that_it_reads():
+    base = RunConfig("", "", "", limit=20, l1=0.1, learning_rate=0.5, rank=4)
+    configs = a_grid(methods=("zero-shot", "coarse", "linear", "lora"), base=base)
+    assert {config.method: config.options for config in configs} == {
+        "zero-shot": {"limit": 20},
+        "coarse": {"limit": 20, "l1": 0.1, "learning_rate": 0.5},
+        "linear": {"limit": 20, "learning_rate": 0.5},
+        "lora": {"limit": 20, "learning_rate": 0.5, "rank": 4},
+    }
+    with pytest.raises(InputError, match="got l1, which none of these methods has a use for"):
+        a_grid(methods=("zero-shot", "linear"), base=RunConfig("", "", "", l1=0.1, epochs=3))
+
+
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
@@ -97,7 +69,7 @@ def test_the_papers_grid_is_seven_models_on_ten_data_sets_with_all_methods():
         ({"seeds": ()}, "at least one of seeds"),
         ({"seeds": (1, 1)}, "got 1, 1"),
         ({"data": ("paper", "dtd")}, "at least one of data, each once"),
-        ({"methods": ("coarse", "corse")}, "got methods corse, expected all, or of zero-shot, coarse,"),
+        ({"methods": ("coarse", "corse")}, "got methods corse, expected all, .*Did you mean coarse"),
     ],
 )
 def test_lists_that_make_no_sweep_are_refused(lists, message):
@@ -217,161 +189,22 @@ def test_nothing_at_a_time_is_refused(stand_in):
         run_sweep(a_grid(), Resources(), stand_in, at_once=0)
 
 
-def parsed(script, task, tmp_path):
-    """What one task of a script would run, by bash itself: arguments and logs, a run a line."""
-    fake = tmp_path / "bin" / "residual-lens"
-    fake.parent.mkdir(exist_ok=True)
-    fake.write_text(
-        f'#!/bin/bash\n{shlex.quote(sys.executable)} -S -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@"\n'
-        'echo "$@" >>"$CALLS"\n[[ "$*" != *fail* ]]\n'
-    )
-    fake.chmod(0o755)
-    environment = {
-        "PATH": f"{fake.parent}:/usr/bin:/bin",
-        "SLURM_ARRAY_TASK_ID": str(task),
-        "CALLS": str(tmp_path / "c"),
-    }
-    return subprocess.run(["bash", "-c", script], env=environment, check=False, capture_output=True, text=True)  # noqa: S603, S607
-
-
-def test_a_slurm_script_runs_what_the_sweep_would_whatever_the_names(tmp_path, monkeypatch):
-    (tmp_path / "it's here").mkdir()
-    monkeypatch.chdir(tmp_path / "it's here")
-    configs = a_grid(
-        data=(ODD, "-x", "y"), methods=("residual*", "coarse"), base=RunConfig("", "", "", templates="a {}'s")
-    )
-    out = Path('my "runs"')
-    script = slurm_script(configs, Resources(), out, Slurm(partition="gpu", memory="64G", tasks=4))
-    checked = subprocess.run(["bash", "-n"], input=script, check=False, capture_output=True, text=True)  # noqa: S607
-    assert (checked.returncode, checked.stderr) == (0, "")
-    for task in range(4):
-        done = parsed(script, task, tmp_path)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    for config in configs:
-        log = sweeping.log_of(config, out).read_text().splitlines()
-        assert [json.loads(line) for line in log] == [arguments(config, Resources(), out)]
-
-
-def test_a_slurm_task_goes_on_after_a_failure_and_fails_in_the_end(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    script = slurm_script(a_grid(data=("fail", "x")), Resources(), Path("runs"), Slurm(tasks=1))
-    assert parsed(script, 0, tmp_path).returncode == 1
-    assert len((tmp_path / "c").read_text().splitlines()) == 2
-
-
-def test_a_slurm_script_asks_for_what_it_was_told():
-    configs = a_grid(seeds=range(5))
-    script = slurm_script(
-        configs, Resources(), Path("runs"), Slurm("gpu", "1-00:00:00", 2, 4, "64G", tasks=3, at_once=2)
-    )
-    for line in ("array=0-2%2", "partition=gpu", "time=1-00:00:00", "gpus=2", "cpus-per-task=4", "mem=64G"):
-        assert f"\n#SBATCH --{line}\n" in script
-    least = slurm_script(configs, Resources(), Path("runs"), Slurm(gpus=0))
-    assert "\n#SBATCH --array=0-4\n" in least
-    assert not any(f"--{name}=" in least for name in ("partition", "gpus", "mem"))
-    assert script.startswith("#!/bin/bash\n#SBATCH")
-
-
-def test_a_script_that_is_not_submitted_says_so(tmp_path):
-    script = slurm_script(a_grid(), Resources(), Path("runs"), Slurm())
-    done = subprocess.run(["/bin/bash", "-c", script], env={}, check=False, capture_output=True, text=True)  # noqa: S603
-    assert done.returncode != 0
-    assert "submit this script with" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"partition": "a b"}, "partition is letters, digits"),
-        ({"time": "1:00\n#SBATCH"}, "time is letters"),
-        ({"memory": ""}, "memory is letters"),
-        ({"tasks": 0}, "tasks starts at 1, got 0"),
-        ({"at_once": 0}, "at_once starts at 1"),
-        ({"gpus": -1}, "gpus starts at 0"),
-    ],
-)
-def test_what_slurm_would_not_take_is_refused(settings, message):
-    with pytest.raises(InputError, match=message):
-        Slurm(**settings)
-
-
-def test_line_breaks_and_finished_sweeps_make_no_script():
-    with pytest.raises(InputError, match="A line break in"):
-        slurm_script(a_grid(data=("a\nb",)), Resources(), Path("runs"), Slurm())
-    with pytest.raises(InputError, match="no run left"):
-        slurm_script([], Resources(), Path("runs"), Slurm())
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, stand_in):
-    """`residual-lens sweep` in this process: exit status, output, messages."""
-
-    def run_command(*texts):
-        monkeypatch.setattr(sys, "argv", ["residual-lens", "sweep", "--out", str(stand_in), "--models", "m", *texts])
-        monkeypatch.setenv("NO_COLOR", "1")
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return (code, *capsys.readouterr())
-
-    return run_command
-
-
-def test_the_command_lists_failures_last_and_exits_with_1(run, stand_in):
-    code, out, err = run("--data", "broken", "x", "--methods", "coarse")
-    assert (code, out) == (1, "begun m--x--coarse--0\n")
-    assert err.splitlines() == [
-        "m--broken--coarse--0 failed (2): no such data",
-        f"    {stand_in}/logs/m--broken--coarse--0.log",
-        f"1 of 2 runs are finished, in {stand_in}.",
-    ]
-    assert run("--data", "x", "--methods", "coarse") == (0, "", f"1 of 1 runs are finished, in {stand_in}.\n")
-
-
-def test_print_writes_what_is_left_a_line_each_and_runs_nothing(run, stand_in):
-    run("--data", "x", "--methods", "coarse")
-    code, out, err = run("--data", "x", ODD, "--methods", "coarse", "linear", "--print", "--", "--shots", "4")
-    assert (code, err) == (0, "4 of 4 runs are left.\n")
-    lines = [shlex.split(line) for line in out.splitlines()]
-    assert [line[:2] for line in lines] == [["residual-lens", "train"]] * 4
-    assert all(line[-4:-2] == ["--shots", "4"] for line in lines)
-    assert ODD in lines[1]
-    assert len(run("--data", "x", "y", "--methods", "coarse", "--print")[1].splitlines()) == 1
-    assert len(begun(stand_in)) == 1
-
-
-def test_slurm_writes_a_script_and_runs_nothing(run, stand_in, tmp_path):
-    script = tmp_path / "new" / "sweep.sh"
-    code, out, err = run(
-        "--data", "x", "--methods", "all", "--slurm", str(script), "--partition", "gpu", "--at-once", "3"
-    )
-    assert (code, out) == (0, "")
-    assert err.endswith(f"Wrote {script}: submit it with sbatch.\n")
-    assert f"--array=0-{len(METHODS) - 1}%3" in script.read_text()
-    assert not stand_in.exists()
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        (("--print", "--slurm", "a.sh"), "Got --print and --slurm"),
-        (("--", "--seed", "3"), "--seed behind the dashes: a sweep sets this"),
-        (("--", "--model=x"), "--model=x behind the dashes"),
-        (("--", "--shots", "0"), "shots starts at 1"),
-    ],
-)
-def test_what_a_sweep_cannot_do_is_one_line(texts, message, run, stand_in):
-    code, out, err = run("--data", "x", *texts)
-    assert (code, out) == (2, "")
-    assert message in err
-    assert err.count("\n") == 1
-    assert not stand_in.exists()
-
-
-def test_an_option_that_train_does_not_have_is_refused_with_its_name(run, stand_in):
-    code, _, err = run("--data", "x", "--", "--shotts", "4")
-    assert code == 2
-    assert "--shotts" in err
-    assert not stand_in.exists()
+def test_one_run_in_two_folders_is_refused_with_both(tmp_path):
+    for place in ("a", "copy"):
+        folder = tmp_path / place / BASE.folder_name
+        save_config(folder, BASE)
+        found = {"path": "direct", "variant": None, "classifier": "text", "n_classes": 2, "n_train": 2}
+        found |= dict.fromkeys(("n_validation", "n_test", "parameters"), 1)
+        found |= {
+            "learning_rate": 0.8,
+            "seconds": 1.0,
+            "epochs": 1,
+            "best_epoch": 1,
+            "validation_accuracy": 0.5,
+            "test_accuracy": 0.5,
+        }
+        RunResult(config=BASE, **found).save(folder)
+    (one,) = finished_runs([tmp_path / "a"])
+    assert (one["options"], "rank" in one["useless"], "l1" in one["useless"]) == ({}, True, False)
+    with pytest.raises(InputError, match=r"coarse of m on d with seed 0 came twice, from .*/a/m--.* and .*/copy/m--"):
+        finished_runs([tmp_path])

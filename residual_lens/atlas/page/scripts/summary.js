@@ -1,0 +1,54 @@
+// Above everything: which head carries what, and what happens without it.
+
+const SAID =
+  "The head without which a task loses most contrast (how far the right class is ahead of the others); accuracy with " +
+  "and without it; what all heads and all MLPs hold of the contrast.";
+
+class Summary {
+  #contents;
+  #address;
+  #links = [];
+
+  constructor(place, contents, address) {
+    this.#contents = contents;
+    this.#address = address;
+    const items = contents.carriers.flatMap(([unit], task) => (unit ? [this.#item(unit, task)] : []));
+    if (items.length === 0) return;
+    const heads = ["task", "head", "contrast", "accuracy"].map((text) => element("span", {}, text));
+    fill(
+      place,
+      element("h2", { id: "summary-title" }, "Which head carries …"),
+      element("div", { className: "heads muted", "aria-hidden": "true" }, heads),
+      element("ul", {}, items),
+      note(SAID),
+    );
+  }
+
+  #item(unit, place) {
+    const contents = this.#contents;
+    const [task, effect] = [contents.tasks[place], contents.effect(unit, place)];
+    const [heads, mlps] = ["head", "mlp"].map((kind) => percent(contents.heldBy(kind, place), 0));
+    const worded = (className, word, text) =>
+      element("span", { className }, element("span", { className: "word" }, ` ${word} `), text);
+    const link = element(
+      "a",
+      {},
+      element("span", { className: "task" }, `${contents.taskLabels[place]}? `),
+      element("strong", {}, unit.name),
+      worded("lost", "contrast", percent(-effect.contrast, 0)),
+      worded("accuracy muted", "accuracy", beforeAfter(task.accuracy, effect.accuracy)),
+      element("span", { className: "rest muted" }, ` heads ${heads}, MLPs ${mlps}`),
+    );
+    this.#links.push({ link, unit: unit.name, task: task.name, measure: contents.measureOfTask(place) });
+    return element("li", {}, link);
+  }
+
+  /** Follows what is chosen: links keep the rest of it. */
+  show(state) {
+    for (const { link, unit, task, measure } of this.#links) {
+      const choices = { units: [unit], pinned: [], task, measure: measure ?? state.measure };
+      link.href = this.#address.link(choices);
+      link.setAttribute("aria-current", String(state.task === task && state.units.includes(unit)));
+    }
+  }
+}

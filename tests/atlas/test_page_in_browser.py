@@ -1,0 +1,361 @@
+"""The page as a reader has it: opened from disk, clicked, typed at, on a phone, at night."""
+
+import base64
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from residual_lens.atlas.contents import Said
+from residual_lens.atlas.page import render
+from tests.atlas.browser import WatchedPage, headless_chromium
+from tests.atlas.drawn_atlas import MEASURES, drawn_atlas
+from tests.atlas.test_page import HOSTILE
+
+INTERACTIVE_MS = 5000.0  # a dead loop, not a slow machine: a quarter of a second is usual
+READABLE = 4.5  # WCAG 2.1 AA, contrast of text
+UNITS = "units=L1H1,L2H3,0_mlp_out&pinned=L1H1,L2H3"
+EVERYTHING = f"{UNITS}&measure=twonn&task=texture&component=2&search=stripes&attention=30"
+BAD = ("units=L9H9&measure=none&task=none&component=99&attention=-3", "%%%", "units=&pinned=L0H0")
+STATE = """() => ({
+  measure: document.getElementById("measures").value,
+  cards: [...document.querySelectorAll(".card h2")].map((one) => one.textContent),
+  pinned: [...document.querySelectorAll(".pin")].map((one) => one.getAttribute("aria-pressed")),
+  task: [...document.querySelectorAll(".effects .chosen th")].map((one) => one.textContent),
+  component: [...document.querySelectorAll(".tabs [aria-pressed=true] strong")].map((one) => one.textContent),
+  search: document.getElementById("word").value,
+  found: [...document.querySelectorAll(".grid .found")].map((one) => one.dataset.unit),
+  attention: getComputedStyle(document.documentElement).getPropertyValue("--attention"),
+})"""
+Opener = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[WatchedPage]:
+    with headless_chromium() as browser:
+        yield WatchedPage(browser)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("atlas") / "index.html"
+    path.write_text(render(drawn_atlas()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def opened(watched: WatchedPage, file: Path) -> Iterator[Opener]:
+    """Opens the page at an address; no test passes if the page complained."""
+
+    def open_page(address: str = "", *, path: Path = file, **how: Any) -> Page:
+        return watched.open(path, address, **how)
+
+    yield open_page
+    watched.require_peace()
+
+
+def cell(page: Page, unit: str) -> Any:
+    return page.locator(f'.grid [data-unit="{unit}"]')
+
+
+def cards(page: Page) -> list[str]:
+    return page.locator(".card h2").all_text_contents()
+
+
+def test_a_stranger_reads_at_once_which_head_carries_colour(opened: Opener) -> None:
+    page = opened()
+    expect(page).to_have_title("Head atlas")
+    first = page.locator("#summary li").first
+    expect(first).to_contain_text("colour? L1H1 contrast −40 % accuracy")
+    # Its card is open as well, and says what happens without it.
+    assert cards(page) == ["L1H1"]
+    expect(page.locator(".finding")).to_contain_text("Without it colour loses 40.0 % of its contrast, more than")
+    letter = page.get_by_role("link", name="letter?")
+    letter.press("Enter")
+    assert cards(page)[0] in (letter.text_content() or "")
+    assert "task=letter" in page.url
+    expect(letter).to_be_focused()
+    expect(letter).to_have_attribute("aria-current", "true")
+
+
+def test_every_measure_has_its_own_colours_and_names(opened: Opener) -> None:
+    page = opened()
+    seen = set()
+    for measure in MEASURES:
+        page.get_by_label("Colour by").select_option(measure.key)
+        seen.add(tuple(page.locator(".grid button").evaluate_all("all => all.map((one) => one.style.background)")))
+        name = f"L2H3, {measure.name} "
+        assert (cell(page, "L2H3").get_attribute("aria-label") or "").startswith(name)
+        assert f"measure={measure.key}" in page.url or measure is MEASURES[0]
+        assert all(len(set(colours)) > 3 for colours in seen)
+    assert len(seen) == len(MEASURES)
+    expect(cell(page, "0_mlp_out")).to_have_attribute("aria-label", "0_mlp_out, λ energy not defined")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_numbers_on_colours_can_be_read(opened: Opener, scheme: str) -> None:
+    page = opened(scheme=scheme)
+    for measure in MEASURES[:2]:  # one of each scale
+        page.get_by_label("Colour by").select_option(measure.key)
+        contrasts = page.locator(".grid button").evaluate_all(
+            """all => all.map((one) => {
+              const luminance = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).map((c) => c / 255)
+                .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+                .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+              const style = getComputedStyle(one);
+              const [a, b] = [style.color, style.backgroundColor].map(luminance);
+              return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+            })"""
+        )
+        assert min(contrasts) >= READABLE
+
+
+def test_a_click_opens_a_unit_and_the_back_button_returns(opened: Opener) -> None:
+    page = opened()
+    cell(page, "L2H3").click()
+    assert cards(page) == ["L2H3"]
+    assert "units=L2H3" in page.url
+    expect(cell(page, "L2H3")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("status").last).to_have_text("Shown: L2H3")
+    cell(page, "2_mlp_out").click()
+    page.go_back()
+    assert cards(page) == ["L2H3"]
+    page.go_back()
+    assert cards(page) == ["L1H1"]
+    page.go_forward()
+    assert cards(page) == ["L2H3"]
+
+
+def test_the_keyboard_is_enough(opened: Opener) -> None:
+    page = opened()
+    grid = page.get_by_role("grid")
+    assert grid.locator('[tabindex="0"]').count() == 1
+    cell(page, "L1H1").focus()
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowUp"):
+        page.keyboard.press(key)  # the third step to the left meets the edge
+    expect(cell(page, "L1H0")).to_be_focused()
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    assert cards(page) == ["L1H0"]
+    page.keyboard.press("End")
+    page.keyboard.press("Shift+Enter")
+    assert cards(page) == ["L1H0", "1_mlp_out"]
+    assert grid.locator('[tabindex="0"]').count() == 1
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.keyboard.type("red")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("searchbox")).to_have_value("")
+    page.keyboard.press("Escape")
+    assert cards(page) == ["L1H0"]
+    expect(cell(page, "1_mlp_out")).to_be_focused()
+    page.keyboard.press("Escape")
+    assert cards(page) == []
+    expect(page.locator("#cards")).to_contain_text("Choose a unit")
+
+
+def test_words_find_units(opened: Opener) -> None:
+    page = opened()
+    box = page.get_by_role("searchbox")
+    results = page.locator(".results li")
+    # A task's name, its classes ("red") in descriptions, and American spelling.
+    for word in ("colour", "Color"):
+        box.fill(word)
+        expect(results.first).to_contain_text("L1H1")
+        expect(results.first).to_contain_text("colour −40.0 %")
+    n_found = page.locator(".grid .found").count()
+    expect(results.first).to_contain_text("says")
+    box.fill("colour stripes")
+    assert page.locator(".grid .found").count() < n_found
+    box.fill("stripes")
+    said = page.locator(".results li", has_text="says stripes")
+    assert said.count() > 0
+    expect(results.filter(has_text="texture “striped”").first).to_be_visible()
+    name = said.first.get_by_role("link").text_content()
+    said.first.get_by_role("link").click()
+    assert cards(page) == [name]
+    expect(said.first.get_by_role("link")).to_be_focused()
+    expect(page.locator(".words").first).to_contain_text("stripes")
+    # Chance explains as much as the words of every other head.
+    for result in page.locator(".results li", has_text="says").all():
+        name = result.get_by_role("link").text_content() or ""
+        assert ("may be luck" in (result.text_content() or "")) == (int(name[-1]) % 2 == 0)
+    box.fill("xylophone")
+    expect(page.locator(".results")).to_have_text("No unit is about this.")
+    assert page.locator(".grid .found").count() == 0
+
+
+def test_units_stand_side_by_side(opened: Opener) -> None:
+    page = opened("units=L0H0")
+    page.get_by_role("button", name="Pin L0H0 to compare").click()
+    cell(page, "L0H1").click()
+    assert cards(page) == ["L0H0", "L0H1"]
+    cell(page, "L0H2").click()
+    assert cards(page) == ["L0H0", "L0H2"]
+    cell(page, "L0H3").click(modifiers=["Shift"])
+    assert cards(page) == ["L0H0", "L0H2", "L0H3"]
+    boxes = [page.locator(".card").nth(i).locator(".spectrum-part").bounding_box() for i in range(3)]
+    assert len({box["y"] for box in boxes if box}) == 1  # the same part at the same height
+    assert len({box["x"] for box in boxes if box}) == 3
+    page.get_by_role("button", name="Close L0H2").click()
+    assert cards(page) == ["L0H0", "L0H3"]
+
+
+def test_a_link_shows_what_its_sender_saw(opened: Opener) -> None:
+    page = opened(EVERYTHING)
+    state = page.evaluate(STATE)
+    assert state["measure"] == "twonn"
+    assert state["cards"] == ["L1H1", "L2H3", "0_mlp_out"]
+    assert state["pinned"] == ["true", "true", "false"]
+    assert state["task"] == ["texture"] * 3
+    assert state["component"] == ["2"] * 3
+    assert (state["search"], state["attention"]) == ("stripes", "0.3")
+    assert state["found"]
+    # What the page writes is what it reads.
+    page.get_by_label("Colour by").select_option("energy")
+    page.get_by_role("button", name="letter").first.click()
+    page.get_by_role("button", name="Component 3").first.click()
+    page.get_by_role("searchbox").fill("red & navy, 100 %?")
+    page.locator(".attention-slider").first.fill("80")
+    changed = page.evaluate(STATE)
+    assert changed != state
+    assert opened(page.url.partition("#")[2]).evaluate(STATE) == changed
+    page.reload()
+    assert page.evaluate(STATE) == changed
+
+
+@pytest.mark.parametrize("address", BAD)
+def test_an_address_that_says_nothing_shows_something(opened: Opener, address: str) -> None:
+    page = opened(address)
+    state = page.evaluate(STATE)
+    assert state["cards"] == ([] if address.startswith("units=&") else ["L1H1"])
+    assert state["measure"] == MEASURES[0].key
+    assert state["attention"] == "0.5"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (360, "dark"), (800, "light"), (1280, "dark")])
+def test_it_fits_by_day_and_by_night(opened: Opener, width: int, scheme: str, tmp_path: Path) -> None:
+    page = opened(EVERYTHING, width=width, scheme=scheme)
+    page.locator("details").evaluate_all("all => all.forEach((one) => (one.open = true))")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(247, 247, 245)" if scheme == "light" else "rgb(19, 19, 21)"
+    )
+    assert page.evaluate("getComputedStyle(document.querySelector('.grid button')).transitionDuration") == "0s"
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    assert (tmp_path / "page.png").stat().st_size > 20_000
+
+
+def test_nightfall_recolours_what_is_open(opened: Opener) -> None:
+    page = opened()
+    chart = page.locator(".spectrum-part canvas").first
+    style, drawn = cell(page, "L2H3").get_attribute("style"), chart.evaluate("(one) => one.toDataURL()")
+    page.emulate_media(color_scheme="dark")
+    expect(cell(page, "L2H3")).not_to_have_attribute("style", style)
+    assert chart.evaluate("(one) => one.toDataURL()") != drawn
+
+
+def test_what_a_reader_opened_stays_open(opened: Opener) -> None:
+    page = opened("task=letter")
+    more = page.locator(".effects-part details")
+    more.locator("summary").click()
+    page.get_by_role("searchbox").fill("red")
+    page.get_by_role("button", name="Component 2").click()
+    assert more.get_attribute("open") is not None
+    page.get_by_role("button", name="Pin L1H1 to compare").click()
+    cell(page, "L0H0").click()
+    assert more.first.get_attribute("open") is not None
+    page.get_by_role("button", name="Close L1H1").click()
+    expect(cell(page, "L1H1")).to_be_focused()
+
+
+def test_attention_darkens_where_the_head_does_not_look(opened: Opener) -> None:
+    page = opened("units=L1H1&component=1")
+    unit = next(unit for unit in drawn_atlas().units if unit.name == "L1H1")
+    expected = [255 - byte for byte in base64.b64decode(unit.attention[unit.components[0].low[0]])]
+    shade = page.locator(".shade").first
+    assert expected == shade.evaluate(
+        "(one) => [...one.getContext('2d').getImageData(0, 0, 4, 4).data].filter((_, i) => i % 4 === 3)"
+    )
+    page.get_by_label("Darken where it does not look").fill("0")
+    assert shade.evaluate("(one) => getComputedStyle(one).opacity") == "0"
+    assert page.locator(".pictures img").first.get_attribute("alt") == f"caption {unit.components[0].low[0]}"
+    page.get_by_role("button", name="Component 2").click()
+    assert page.locator(".pictures img").first.get_attribute("alt") == f"caption {unit.components[1].low[0]}"
+
+
+def test_effects_are_told_by_task_and_class(opened: Opener) -> None:
+    page = opened("units=L1H1&task=attributes:colour")
+    unit, task = next(unit for unit in drawn_atlas().units if unit.name == "L1H1"), drawn_atlas().tasks[0]
+    effect = unit.effects[0]
+    rows = page.locator(".effects").nth(1).locator("tbody tr")
+    assert rows.count() == len(task.classes)
+    lost = dict(zip(task.classes, effect.contrasts, strict=True))
+    order = sorted(task.classes, key=lambda name: -(lost[name] or 0))
+    assert rows.locator("th").all_text_contents() == order
+    place = task.classes.index(order[0])
+    expect(rows.first).to_contain_text(f"{100 * (lost[order[0]] or 0):.1f} %")
+    expect(rows.first).to_contain_text(
+        f"{100 * (task.class_accuracies[place] or 0):.1f} → {100 * (effect.classes[place] or 0):.1f}"
+    )
+
+
+def test_labels_that_chance_equals_are_called_so(opened: Opener) -> None:
+    page = opened("units=L0H0,L0H1&pinned=L0H0")
+    said = page.locator(".verdict")
+    expect(said.nth(0)).to_contain_text("No better than chance: the words may be luck. The first 5 explain 45 %")
+    expect(said.nth(1)).to_contain_text(
+        "Better than chance. The first 5 explain 45 % of its variance, random ones 20 %"
+    )
+
+
+def test_texts_are_text(opened: Opener, tmp_path: Path) -> None:
+    plain = drawn_atlas()
+    units = tuple(
+        replace(unit, description=(Said(HOSTILE, 1.0, 0.5),)) if unit.kind == "head" else unit for unit in plain.units
+    )
+    tasks = tuple(replace(task, name=HOSTILE, classes=(HOSTILE,) * len(task.classes)) for task in plain.tasks)
+    path = tmp_path / "index.html"
+    captions = (HOSTILE,) * len(plain.captions)
+    hostile = replace(plain, title=HOSTILE, units=units, tasks=tasks, captions=captions, facts={HOSTILE: HOSTILE})
+    path.write_text(render(hostile), encoding="utf-8")
+    page = opened("search=script", path=path)
+    expect(page.locator("h1")).to_have_text(HOSTILE)
+    expect(page.locator(".words .text").first).to_have_text(HOSTILE)
+    assert page.evaluate("window.broken") is None
+    assert page.locator("script").count() == 2
+
+
+def test_an_atlas_of_little_is_a_page_as_well(opened: Opener, tmp_path: Path) -> None:
+    """No task, no text, no run, no attention, heads of one layer only, one of which does not vary."""
+    plain = drawn_atlas()
+    nothing: Any = dict.fromkeys(
+        ("explained", "explained_by_chance", "p_value", "coherence", "scales", "scales_before")
+    )
+    nothing |= {"description": (), "effects": (), "attention": {}}
+    units = tuple(replace(unit, **nothing) for unit in plain.units if unit.layer == 2 and unit.kind == "head")
+    still = replace(units[0], spectrum=(), components=())
+    path = tmp_path / "index.html"
+    little = replace(plain, tasks=(), units=(still, *units[1:]), measures=plain.measures[1:], scale_start=None)
+    path.write_text(render(little), encoding="utf-8")
+    page = opened("units=L2H0,L2H1&search=red", path=path)
+    assert cards(page) == ["L2H0", "L2H1"]
+    assert page.locator(".grid tbody tr").count() == 1
+    assert page.locator("#summary").text_content() == ""
+    for said in ("No task was measured.", "It does not vary", "made without texts"):
+        expect(page.locator("#cards")).to_contain_text(said)
+
+
+def test_four_hundred_heads_are_there_at_once(opened: Opener, tmp_path: Path, record_property: Any) -> None:
+    path = tmp_path / "index.html"
+    path.write_text(render(drawn_atlas(25, 16)), encoding="utf-8")
+    page = opened("search=stripes", path=path)
+    interactive = page.evaluate("performance.getEntriesByName('interactive')[0].startTime")
+    record_property("interactive_ms", interactive)
+    assert page.locator(".grid button").count() == 25 * 17
+    assert interactive < INTERACTIVE_MS
+    cell(page, "L24H15").click()
+    assert cards(page) == ["L24H15"]
