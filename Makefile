@@ -34,10 +34,7 @@ linkcheck: $(VENV)/.installed
 	$(BIN)/sphinx-build -b linkcheck -D nb_execution_mode=off -q docs docs/_build/linkcheck
 
 bench: $(VENV)/.installed
-	$(BIN)/python scripts/benchmark.py
-	$(BIN)/python scripts/benchmark_spectra.py
-	$(BIN)/python scripts/benchmark_pursuit.py
-	$(BIN)/python scripts/benchmark_training.py
+	$(BIN)/python -m scripts.benchmark
 
 clean:
 	rm -rf $(VENV) demo docs/_build

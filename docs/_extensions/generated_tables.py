@@ -51,8 +51,9 @@ def models() -> Iterator[str]:
         short = f"`{entry.name}` = " if entry.name != entry.checkpoint else ""
         name = f"{short}`{entry.checkpoint}`" + (", `head=True`" if entry.head else "")
         size = " × ".join(map(str, dict.fromkeys(one.image_size)))  # One side of a square.
-        rows.append((name, entry.kind, f"{one.n_layers} × {one.n_heads}", str(one.n_units), size, one.pooling))
-    yield from table(("name", "kind", "layers × heads", "units", "image", "pooling"), rows)
+        kind = f"{entry.kind}; {one.pooling}"
+        rows.append((name, kind, f"{one.n_layers} × {one.n_heads}", str(one.n_units), size))
+    yield from table(("name", "kind; pooling", "layers × heads", "units", "image"), rows)
 
 
 def commands() -> Iterator[str]:

@@ -3,6 +3,7 @@
 The converter is docutils' own; Sphinx comes with it, but offers renderers only that load MathJax or run LaTeX.
 """
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -28,11 +29,13 @@ def block(writer: Any, node: nodes.math_block) -> None:
 
 def _converted(node: nodes.Element, *, as_block: bool) -> str:
     try:
-        return tex2mathml(node.astext(), as_block=as_block)
+        converted = tex2mathml(node.astext(), as_block=as_block)
     except MathError as error:
         # A warning ends the build, as every warning does.
         LOGGER.warning("No MathML for %r: %s", node.astext(), error, location=node)
         return ""
+    # Angle brackets grow only where they were written with \left and \right, as in TeX.
+    return re.sub(r"<mo>([⟨⟩])</mo>", r'<mo stretchy="false">\1</mo>', converted)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -120,7 +120,8 @@ class PublicNames(SphinxDirective):
         chosen = [name for name in chosen if pages.setdefault(name.full, self.env.docname) == self.env.docname]
         lines = ["| | |", "|---|---|"]
         for name in chosen:
-            first = described(name).partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+            said = described(name) or f"`{name.value!r}`"
+            first = said.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
             lines.append(f"| {{py:obj}}`~{name.full}` | {first} |")
         lines += ["", "````{eval-rst}"]
         for name in chosen:
@@ -165,12 +166,13 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, con
 
 
 def sign(
-    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
-) -> tuple[str, str | None] | None:
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str
+) -> tuple[str, str] | None:
     """Make signatures readable: a default without a literal as dots, none where the hub's mixin hides a class' own."""
-    if what == "class" and returned is not None:
-        return "", None
-    return None if signature is None else (re.sub(r"<[^<>]*>", "...", signature), returned)
+    if signature is None:
+        return None
+    hidden = what == "class" and returned != ""
+    return ("", "") if hidden else (re.sub(r"<[^<>]*>", "...", signature), returned)
 
 
 def keep(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:

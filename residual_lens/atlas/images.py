@@ -28,7 +28,7 @@ def images_of(
     Args:
         store: of images that can still be opened.
         image_size: side of drawn images in pixels.
-        data: what the data set is called, if not as in the store; such as the place that a folder has moved to.
+        data: what the data set is called, if not as in the store; `folder:PATH` for a folder, whose place is not kept.
         root: folder that holds the data.
         seed: of splits and of what is drawn, as it was for the store.
         image_column: of a Hugging Face data set with several image columns.
@@ -42,13 +42,15 @@ def images_of(
         made.model, data or made.data, "zero-shot", data_seed=seed, image_column=image_column, label_column=label_column
     )
     failures: list[str] = []
+    reason = None
     for images in _candidates(config, root, image_size, made.split, made.n_samples, failures):
+        reason = f"{config.data} has other images, or others with seed {seed}."
         if images.fingerprint() == made.data_fingerprint or (data is not None and _has_samples(images, store)):
             return images
     raise InputError(
         f"{store.path} was made from {made.n_samples:,} images of {made.data}/{made.split}, and these are not found: "
-        f"{failures[0] if failures else f'{config.data} has other images, or others with seed {seed}.'} Give the "
-        "--data-seed and the columns that it was encoded with, the --root of its data, or --data if they have moved."
+        f"{reason or failures[0]} Give --data with the place of a folder or of what has moved, --root, or the "
+        "--data-seed and columns that the store was encoded with."
     )
 
 

@@ -22,11 +22,10 @@ from residual_lens.bases import fit_bases
 from residual_lens.data.images import ImageSet
 from residual_lens.descriptions import describe
 from residual_lens.errors import InputError
-from residual_lens.explain.of_run import _dictionary
+from residual_lens.explain.of_run import dictionary_named
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions.adapter import Origin
 from residual_lens.text import Dictionary
-from residual_lens.training.runs import RunConfig
 
 N_ATOMS = 10
 """Texts of a unit's description."""
@@ -101,8 +100,7 @@ def atlas(
     images = images or images_of(first, hvit.cfg.image_size[0])
     tasks = labelled_stores(stores, hvit, classifier=classifier, templates=templates)
     if isinstance(dictionary, str):
-        config = RunConfig(hvit.cfg.model_name, first.provenance.data, "zero-shot")
-        dictionary = _dictionary(dictionary, hvit, config, cache, progress=progress)
+        dictionary = dictionary_named(dictionary, hvit, cache, progress=progress)
 
     descriptions = None
     if dictionary is not None:

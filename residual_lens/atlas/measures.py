@@ -68,7 +68,7 @@ def dimension_measures(store: Store, units: Sequence[str], *, progress: bool = F
     """How many dimensions units take up (see `unit_dimensions`)."""
     found = unit_dimensions(store, units, progress=progress)
 
-    def one(key: str, name: str, explanation: str, values: Iterable[float], digits: int = 1) -> Measured:
+    def one(key: str, name: str, explanation: str, values: Iterable[float | int], digits: int = 1) -> Measured:
         return Measured(
             Measure(key, name, explanation, "dimension", digits=digits),
             {unit.unit: float(value) for unit, value in zip(found, values, strict=True)},

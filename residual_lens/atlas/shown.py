@@ -25,7 +25,7 @@ SIDE = 64
 """Longest side of a thumbnail in pixels."""
 QUALITY = 75
 """Of WebP."""
-LEAST_COSINE = 0.99
+LEAST_COSINE = 0.999
 """Between an image's embedding and the stored one: other images are far below, rounding of any store is far above."""
 
 

@@ -62,7 +62,7 @@ def atlas(
         templates: imagenet (CLIP's 80), imagenet-simple (7 of them), or a text with one {} for the class; auto is the
             captions' own for digits and attributes, else imagenet.
         model: its name, where the stores' own name for it does not find it.
-        data: name of the first store's images, where the store's own name does not find them.
+        data: name of the first store's images, where the store's own does not find them: folder:PATH for a folder.
         root: folder that holds them.
         data_seed: of their splits and of what was drawn, the --seed that the store was encoded with.
         image_column: of a Hugging Face data set with several image columns.

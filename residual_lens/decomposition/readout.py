@@ -20,6 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Center = Literal["own", "uniform"]
+"""Where constants go: to a unit `bias` of their own, or in even shares to all units."""
 
 
 def check_center(center: str) -> Center:

@@ -9,15 +9,15 @@ from residual_lens.errors import InputError
 from residual_lens.explain.explaining import explain
 from residual_lens.hooked import HookedViT
 from residual_lens.hooked.devices import device_named
+from residual_lens.hooked.loading import SHIPPED
 from residual_lens.interventions import ResiDual
 from residual_lens.report.explanation import Explanation
 from residual_lens.text import CACHE, Dictionary, open_dictionary
-from residual_lens.training.runs import ADAPTER, Resources, RunConfig, RunResult
+from residual_lens.training.runs import ADAPTER, Resources, RunResult
 from residual_lens.training.runs.classifiers import classifier_of
 from residual_lens.training.runs.data import few_shot_rows, open_splits
 from residual_lens.training.runs.stores import open_store
 
-SHIPPED = "attribute-clip"
 METHODS = ("residual", "residual*")
 """Methods whose λ scale components on the direct path, where the embedding is a sum over them."""
 
@@ -63,7 +63,7 @@ def explain_run(
         )
     residual = ResiDual.load(folder / ADAPTER)
     hvit = HookedViT.from_pretrained(config.model, device=device_named(resources.device))
-    atoms = _dictionary(dictionary, hvit, config, cache, progress=progress)
+    atoms = dictionary_named(dictionary, hvit, cache, progress=progress)
     splits = open_splits(config, resources, hvit.cfg.image_size[0])
 
     def train() -> tuple[Float[Tensor, "sample d_out"], Int[Tensor, "sample"]]:
@@ -86,13 +86,27 @@ def explain_run(
         )
 
 
-def _dictionary(
-    name: str, hvit: HookedViT, config: RunConfig, cache: str | Path | None, *, progress: bool
+def dictionary_named(
+    name: str, hvit: HookedViT, cache: str | Path | None = None, *, progress: bool = False
 ) -> Dictionary | None:
+    """A dictionary by its name or file, in the space of a model.
+
+    Args:
+        name: as for `explain_run`.
+        hvit: the model.
+        cache: folder of embeddings made before; `CACHE` by default.
+        progress: show a progress bar.
+
+    Returns:
+        None for "auto" with a model without a text tower.
+
+    Raises:
+        InputError, UnsupportedModelError: see `open_dictionary`.
+    """
     if name.endswith(".safetensors"):
         return Dictionary.load(name)
     if name == "auto":
         if hvit.parts.text is None or hvit.tokenizer is None:
             return None
-        name = "attributes" if config.model == SHIPPED else "words:3500"
+        name = "attributes" if hvit.cfg.model_name == SHIPPED else "words:3500"
     return open_dictionary(hvit, name, cache=cache or CACHE, progress=progress)

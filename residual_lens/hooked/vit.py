@@ -40,7 +40,14 @@ class HookedViT(WeightViews, PreprocessingViT, DecomposedViT):
         True
         >>> torch.allclose(hvit.decompose(images).total(), embedding, atol=1e-4)
         True
+        >>> hvit
+        HookedViT(attribute-clip: 6 layers × 6 heads, 44 units, class token, d_out 96)
     """
+
+    def __repr__(self) -> str:
+        cfg = self.cfg
+        sizes = f"{cfg.n_layers} layers × {cfg.n_heads} heads, {len(self.units)} units"
+        return f"HookedViT({cfg.model_name}: {sizes}, {cfg.pooling}, d_out {cfg.d_out})"
 
     @classmethod
     def wrap(

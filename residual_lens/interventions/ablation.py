@@ -63,6 +63,14 @@ def ablate(
         True
         >>> with ablate(hvit, "L3", "mean", reference=images, path="stream"):
         ...     ablated = hvit(images)
+
+        On samples that the model ran over once, an ablation is measured without running it again:
+
+        >>> from residual_lens import ZeroShotClassifier, cache_samples, evaluate
+        >>> samples = cache_samples(hvit, images, torch.arange(8) % 2)
+        >>> classifier = ZeroShotClassifier(hvit.encode_text(["red", "blue"]), ("red", "blue"), 100.0)
+        >>> with ablate(hvit, "L3H5", "mean", reference=images):
+        ...     accuracy = evaluate(hvit, classifier, samples)
     """
     checked = checked_path(path)
     return _ablation(hvit, edited_units(hvit, units, checked), how, reference, checked, by_position, seed)

@@ -19,6 +19,7 @@ from residual_lens.text import ZeroShotClassifier
 from residual_lens.units import Units
 
 Path = Literal["direct", "stream"]
+"""Where an edit acts: on direct contributions alone, or in the residual stream."""
 
 
 def heads_in_stream(

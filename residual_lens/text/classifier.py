@@ -26,7 +26,7 @@ class ZeroShotClassifier:
     """
 
     weights: Float[Tensor, "class d_out"]
-    """Unit-norm class embeddings."""
+    """Unit-norm class embeddings; `zero_shot_classifier` makes them without a graph."""
     classes: tuple[str, ...]
     """Names along the `class` axis."""
     logit_scale: float
@@ -96,4 +96,4 @@ def zero_shot_classifier(
     """
     if isinstance(classes, str) or len(classes) < 2 or len(set(classes)) != len(classes):
         raise InputError(f"classes must be at least two different names, got {classes!r}.")
-    return ZeroShotClassifier(ensemble(encode_text, fill(templates, classes)), tuple(classes), logit_scale)
+    return ZeroShotClassifier(ensemble(encode_text, fill(templates, classes)).detach(), tuple(classes), logit_scale)

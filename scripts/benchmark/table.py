@@ -65,7 +65,8 @@ def short(results: Results) -> str:
         if name in results.rows:
             cells = results.rows[name].cells()
             lines.append([what, *(cells[place] for place in SHORT_COLUMNS)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"{table}\n\n[All rows, on what, and how they are measured](docs/benchmarks.md)."
 
 
 def about(results: Results) -> list[str]:

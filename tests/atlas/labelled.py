@@ -19,12 +19,11 @@ def store_of(hvit: HookedViT, path: Path, n_images: int = 18, name: str = "a") -
     return encoded(hvit, images, path / f"{name}.h5", value_format="float32")
 
 
-def labelled(store: Store, n_classes: int = 3) -> LabelledStore:
-    """With class embeddings along which the images differ, so that no unit decides alone."""
-    embeddings = store.embeddings().double()
-    draws = torch.randn(n_classes, len(store), generator=torch.Generator().manual_seed(3)).double()
-    weights = normalize(draws @ (embeddings - embeddings.mean(dim=0)), dim=1).float()
-    classifier = ZeroShotClassifier(weights, tuple("abcdef"[:n_classes]), 100.0)
+def labelled(store: Store) -> LabelledStore:
+    """With class embeddings that the images of a class are near to, by all units together."""
+    embeddings = store.embeddings().double() - store.embeddings().double().mean(dim=0)
+    means = torch.stack([embeddings[store.labels == label].mean(dim=0) for label in range(3)])
+    classifier = ZeroShotClassifier(normalize(means, dim=1).float(), ("a", "b", "c"), 100.0)
     return LabelledStore("noise", store, classifier, "text", np.flatnonzero(store.labels.numpy() >= 0))
 
 

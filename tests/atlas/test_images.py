@@ -51,12 +51,14 @@ def test_drawn_images_are_drawn_again(hvit, tmp_path, name, arguments):
     assert found.fingerprint() == images.fingerprint()
 
 
-def test_splits_of_runs_are_found(hvit, tmp_path, folder):
+def test_splits_of_runs_are_found(hvit, tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     # Both are parts of the training split, which is all that there is.
     splits = open_splits(RunConfig("attribute-clip", f"folder:{folder}", "linear"), Resources(), 32)
     for part, images in (("test", splits.test), ("validation", splits.validation)):
         (tmp_path / part).mkdir()
-        assert found_for(hvit, images, tmp_path / part).fingerprint() == images.fingerprint()
+        found = found_for(hvit, images, tmp_path / part)
+        assert found.fingerprint() == images.fingerprint()
 
 
 def test_the_seed_decides(hvit, tmp_path):
@@ -71,7 +73,7 @@ def test_images_that_moved_are_known_by_names_and_labels(hvit, tmp_path, folder)
     images = open_images(f"folder:{folder}")
     with encoded(hvit, images, tmp_path / "a.h5") as store:
         moved = folder.rename(tmp_path / "elsewhere")
-        with pytest.raises(InputError, match=r"not found: .*insects.* Give the --data-seed .* or --data if they have"):
+        with pytest.raises(InputError, match=r"not found: .*insects, which is not there.* Give --data with the place"):
             images_of(store, 32)
         found = images_of(store, 32, data=f"folder:{moved}")
         assert [found.sample_id(row) for row in range(12)] == list(store.sample_ids)

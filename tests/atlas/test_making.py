@@ -154,6 +154,7 @@ def test_without_labels_there_are_no_tasks(stores):
     assert not any(":" in one.key for one in plain.measures)
 
 
+@pytest.mark.slow
 def test_models_with_many_heads_and_without_text(tmp_path):
     """24 layers of 16 heads, pooled by attention: every head has an entry, and images stay bounded."""
     torch.manual_seed(0)
@@ -167,7 +168,7 @@ def test_models_with_many_heads_and_without_text(tmp_path):
         found = atlas([store], hvit=hvit, images=images, dictionary=None, units="heads", n_images=12, n_ends=2)
     assert len(found.units) == 384
     assert len(found.images) <= 12
-    assert (found.tasks[0].n_images, found.tasks[0].name) == (11, "noise")
+    assert (found.tasks[0].n_images, found.tasks[0].name) == (12, "noise")
     assert "means of every other image of a class" in found.facts["Tasks"]
     json.dumps(found.to_json(), allow_nan=False)
 

@@ -1,5 +1,7 @@
 """Each measure is what the analysis of its own gives, under a key of its own, with words for people."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ def found(tmp_path_factory):
     hvit = wrapped("ViT-B-16")
     with store_of(hvit, folder, 40) as store, store_of(hvit, folder, 25, "digits") as other:
         bases = fit_bases(store, units=UNITS)
-        tasks = (labelled(store), labelled(other))
+        tasks = (labelled(store), replace(labelled(other), name="digits"))
         effects = [ablation_effects(task) for task in tasks]
         descriptions = describe(store, dictionary(20), UNITS, 6, n_null=19)
         learned = LearnedScales({}, {}, {"L0H0": 0.25, "L0H2": 0.75})

@@ -12,7 +12,7 @@ import pytest
 
 from residual_lens.atlas import page
 from residual_lens.atlas.contents import Said
-from residual_lens.atlas.page import SCRIPTS, render
+from residual_lens.atlas.page import SCRIPTS, STYLES, render
 from tests.atlas.drawn_atlas import drawn_atlas
 
 FOLDER = files(page)
@@ -88,8 +88,9 @@ def test_nothing_is_loaded_from_elsewhere(html: str) -> None:
     assert not re.search(r"@import|url\(", elements.text("style"))
 
 
-def test_no_script_is_forgotten() -> None:
+def test_no_script_and_no_style_is_forgotten() -> None:
     assert sorted(f"{name}.js" for name in SCRIPTS) == sorted(path.name for path in (FOLDER / "scripts").iterdir())
+    assert sorted(f"{name}.css" for name in STYLES) == sorted(path.name for path in (FOLDER / "styles").iterdir())
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

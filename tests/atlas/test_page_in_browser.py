@@ -95,6 +95,17 @@ def test_every_measure_has_its_own_colours_and_names(opened: Opener) -> None:
     expect(cell(page, "0_mlp_out")).to_have_attribute("aria-label", "0_mlp_out, λ energy not defined")
 
 
+def test_the_scale_reaches_as_far_as_heads_do(opened: Opener) -> None:
+    atlas = drawn_atlas()
+    page = opened("measure=contrast:0")
+    ticks = page.locator(".legend .ticks span")
+    assert ticks.all_text_contents() == ["−0.40", "0.00", "0.40"]  # around zero alike, since it diverges
+    page.get_by_label("Colour by").select_option("linear")
+    heads, mlps = ([u.measures["linear"] or 0 for u in atlas.units if u.kind == kind] for kind in ("head", "mlp"))
+    ends = f"{'≤ ' * (min(mlps) < min(heads))}{min(heads):.0f}", f"{'≥ ' * (max(mlps) > max(heads))}{max(heads):.0f}"
+    assert (ticks.first.text_content(), ticks.last.text_content()) == ends
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_numbers_on_colours_can_be_read(opened: Opener, scheme: str) -> None:
     page = opened(scheme=scheme)

@@ -171,8 +171,7 @@ def store(tmp_path_factory):
     hvit = wrapped("rotary-timm")
     images = image_set(12, bad=(3,))
     path = tmp_path_factory.mktemp("figures") / "noise.h5"
-    with pytest.warns(UserWarning, match="003"):
-        found = encoded(hvit, images, path, on_corrupt="skip")
+    found = encoded(hvit, images, path, on_corrupt="skip")
     yield found, images
     found.close()
 

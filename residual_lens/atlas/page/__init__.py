@@ -8,6 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from residual_lens.atlas.contents import Atlas
 
+STYLES = ("base", "frame", "map", "cards", "parts", "narrow")
+"""Files of `styles/`; a later one decides where two say something of the same thing."""
 SCRIPTS = (
     "elements",
     "contents",
@@ -55,7 +57,7 @@ def render(atlas: Atlas) -> str:
         "ensure_ascii": False,
         "separators": (",", ":"),
     }
-    style = _text("vendor/uPlot.min.css") + _text("style.css")
+    style = _text("vendor/uPlot.min.css") + "".join(_text(f"styles/{name}.css") for name in STYLES)
     own = "".join(_text(f"scripts/{name}.js") for name in SCRIPTS)
     # One function around our own files: nothing of theirs is global, and one uses what another defines.
     vendored = f"/*\n{_text('vendor/uPlot.LICENSE')}*/\n{_text('vendor/uPlot.iife.min.js')}"

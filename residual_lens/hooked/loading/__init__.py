@@ -7,6 +7,7 @@ from residual_lens.hooked.loading.loaded import Loaded
 from residual_lens.zoo import attribute_clip_path
 
 SHIPPED = "attribute-clip"
+"""The model that comes with the package."""
 
 PAPER_MODELS = {
     "clip-b": "open_clip:ViT-B-16/openai",

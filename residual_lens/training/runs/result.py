@@ -9,7 +9,10 @@ from residual_lens.errors import InputError
 from residual_lens.files import write_atomically
 from residual_lens.training.runs.config import RunConfig
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG = "config.json"
+"""What a run was asked for."""
+RESULT = "result.json"
+"""What it reached; it is there once the run has finished."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 const SAID =
   "The head without which a task loses most contrast (how far the right class is ahead of the others); accuracy with " +
-  "and without it; what all heads and all MLPs hold of the contrast.";
+  "and without it";
 
 class Summary {
   #contents;
@@ -20,7 +20,13 @@ class Summary {
       element("h2", { id: "summary-title" }, "Which head carries …"),
       element("div", { className: "heads muted", "aria-hidden": "true" }, heads),
       element("ul", {}, items),
-      note(SAID),
+      element(
+        "p",
+        { className: "note muted" },
+        SAID,
+        element("span", { className: "rest" }, "; what all heads and all MLPs hold of the contrast"),
+        ".",
+      ),
     );
   }
 
