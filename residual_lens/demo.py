@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from residual_lens.bases import Bases, fit_bases
 from residual_lens.data import Task, load_task, task_names
 from residual_lens.errors import InputError
+from residual_lens.figures import save
 from residual_lens.files import write_atomically
 from residual_lens.hooked import HookedViT
 from residual_lens.interventions import Adapter, ResiDual
@@ -111,9 +111,7 @@ def run_demo(
     console.print(results_table(shown, title="Accuracy on held-out test images (%)"))
     write_atomically(out / "results.json", f"{json.dumps(report, indent=2)}\n".encode())
     change = np.mean([result.change for result in results.values()], axis=0)
-    picture = BytesIO()
-    demo_figure(shown, change, title=f"ResiDual on {MODEL}").savefig(picture, format="png", dpi=150)
-    write_atomically(out / "figure.png", picture.getvalue())
+    save(demo_figure(shown, change, title=f"ResiDual on {MODEL}"), out / "figure.png")
     console.print(
         f"Wrote {out / 'results.json'} and {out / 'figure.png'} in {time.perf_counter() - started:.0f} s. "
         "Bold: best of the row. All methods but zero-shot trained on the task's training split.",

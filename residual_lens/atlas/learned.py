@@ -9,12 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residual_lens.bases import Bases
-from residual_lens.errors import InputError
-from residual_lens.explain.of_run import METHODS
+from residual_lens.explain.of_run import residual_of_run
 from residual_lens.interventions import ResiDual
 from residual_lens.interventions.adapter import CachedForm, Origin
 from residual_lens.interventions.components import initial_scales
-from residual_lens.training.runs import ADAPTER, RunResult
+from residual_lens.training.runs import RunResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +53,8 @@ class LearnedRun:
             InputError: no finished run, or one of another method.
             MismatchError: a run of another model or centring.
         """
-        folder = Path(folder)
-        result = RunResult.load(folder)
+        result, residual = residual_of_run(Path(folder))
         config = result.config
-        if config.method not in METHODS:
-            raise InputError(
-                f"{folder} is a run of {config.method}; only those of {' and '.join(METHODS)} have λ on components of "
-                "units: give one of these."
-            )
-        residual = ResiDual.load(folder / ADAPTER)
         is_known = config.scales in ("ones", "randn")
         start = initial_scales(config.scales, [], list(residual.config.counts), config.seed) if is_known else None
         return cls(result, residual, residual.cached_form(origin), start)

@@ -37,9 +37,8 @@ def explain(
         n_texts: texts a description.
         cache: folder of text embeddings made before; ~/.cache/residual_lens/dictionaries by default.
     """
-    from io import BytesIO
-
     from residual_lens.explain import explain_run
+    from residual_lens.figures import save
     from residual_lens.files import write_atomically
     from residual_lens.report.explain import explanation_markdown, explanation_tables
     from residual_lens.report.explain_figure import explanation_figure
@@ -51,9 +50,7 @@ def explain(
     out = out or run / "explanation"
     found.save(out / "explanation.json")
     write_atomically(out / "explanation.md", explanation_markdown(found).encode())
-    picture = BytesIO()
-    explanation_figure(found).savefig(picture, format="png", dpi=150)
-    write_atomically(out / "explanation.png", picture.getvalue())
+    save(explanation_figure(found), out / "explanation.png")
     console = Console()
     # In a pipe or file rows stay on one line.
     console = console if console.is_terminal else Console(width=200)

@@ -33,6 +33,7 @@ def table(
         latex: and to this one, for the package booktabs.
         figures: draw accuracy against the numbers trained into this folder, a figure for each model.
     """
+    from residual_lens.figures import save
     from residual_lens.files import write_atomically
     from residual_lens.report.training_figure import training_figure
     from residual_lens.report.training_formats import training_csv, training_latex, training_markdown, training_rich
@@ -53,9 +54,8 @@ def table(
     for path in written:
         write_atomically(path, texts[path].encode())
     if figures is not None:
-        figures.mkdir(parents=True, exist_ok=True)
         for one in tables:
-            training_figure(one).savefig(figures / f"{file_name(one.model)}.png", dpi=110)
+            save(training_figure(one), figures / f"{file_name(one.model)}.png", dpi=110)
     console = Console()
     for one in tables:
         # In a pipe or file rows stay on one line.

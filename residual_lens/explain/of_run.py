@@ -54,14 +54,8 @@ def explain_run(
         197
     """
     resources, folder = resources or Resources(), Path(folder)
-    result = RunResult.load(folder)
+    result, residual = residual_of_run(folder)
     config = result.config
-    if config.method not in METHODS:
-        raise InputError(
-            f"{folder} is a run of {config.method}; only those of {' and '.join(METHODS)} have λ on components of "
-            "units that add up to the embedding."
-        )
-    residual = ResiDual.load(folder / ADAPTER)
     hvit = HookedViT.from_pretrained(config.model, device=device_named(resources.device))
     atoms = dictionary_named(dictionary, hvit, cache, progress=progress)
     splits = open_splits(config, resources, hvit.cfg.image_size[0])
@@ -84,6 +78,21 @@ def explain_run(
             about={"run": result.to_dict()},
             progress=progress,
         )
+
+
+def residual_of_run(folder: Path) -> tuple[RunResult, ResiDual]:
+    """A finished run's result and what it trained.
+
+    Raises:
+        InputError: no finished run, or one of another method than `METHODS`.
+    """
+    result = RunResult.load(folder)
+    if result.config.method not in METHODS:
+        raise InputError(
+            f"{folder} is a run of {result.config.method}; only those of {' and '.join(METHODS)} have λ on components "
+            "of units that add up to the embedding: give one of these."
+        )
+    return result, ResiDual.load(folder / ADAPTER)
 
 
 def dictionary_named(

@@ -1,12 +1,16 @@
 """A small classification task for tiny models: one prototype image a class, noise, a classifier drawn at random."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from residual_lens.hooked import HookedViT
 from residual_lens.text import ZeroShotClassifier
+from residual_lens.training.fitting.callbacks import EachEpoch
 from tests.tiny_models import tiny_images
 
 N_CLASSES = 3
@@ -24,6 +28,21 @@ def toy_classifier(hvit: HookedViT, *, seed: int = 0) -> ZeroShotClassifier:
     weights = torch.randn(N_CLASSES, hvit.cfg.d_out, generator=torch.Generator().manual_seed(seed))
     names = tuple(f"class {index}" for index in range(N_CLASSES))
     return ZeroShotClassifier(torch.nn.functional.normalize(weights, dim=-1), names, logit_scale=10.0)
+
+
+@contextmanager
+def interrupted_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Training is interrupted as soon as its first epoch is written."""
+    written = EachEpoch.on_train_epoch_end
+
+    def interrupted(self: EachEpoch, trainer: Trainer, module: LightningModule) -> None:
+        written(self, trainer, module)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EachEpoch, "on_train_epoch_end", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 class ScriptedValidation:

@@ -4,26 +4,11 @@ import pytest
 import torch
 
 from residual_lens.errors import InputError
-from residual_lens.training import CachedSamples, Coarse, LinearAdapter, LiveSamples, evaluate
-from residual_lens.training.cached import cache_samples, coordinates
+from residual_lens.training import Coarse, LinearAdapter, LiveSamples, evaluate
+from residual_lens.training.cached import coordinates
 from residual_lens.training.fitting import train as training
 from residual_lens.training.methods.probe import LinearProbe
-from tests.training.toy import toy_classifier, toy_split
-
-
-@pytest.fixture
-def classifier(hvit):
-    return toy_classifier(hvit)
-
-
-@pytest.fixture
-def train(hvit) -> CachedSamples:
-    return cache_samples(hvit, *toy_split(hvit, 60, seed=1))
-
-
-@pytest.fixture
-def validation(hvit) -> CachedSamples:
-    return cache_samples(hvit, *toy_split(hvit, 30, seed=2))
+from tests.training.toy import toy_split
 
 
 def test_coordinates_are_evaluated_where_the_model_is(hvit, classifier, validation, monkeypatch):

@@ -4,10 +4,9 @@ import pytest
 
 from residual_lens.interventions import ResiDual
 from residual_lens.training import LiveSamples, cache_samples, train_adapter
-from residual_lens.training.fitting.callbacks import EachEpoch
 from tests.interventions.tiny_bases import bases_for, wrapped
 from tests.tolerances import FLOAT32_TOL, assert_close
-from tests.training.toy import toy_classifier, toy_split
+from tests.training.toy import interrupted_after_an_epoch, toy_classifier, toy_split
 
 
 @pytest.mark.slow
@@ -46,16 +45,8 @@ def test_two_processes_go_on_with_what_one_has_begun(tmp_path, monkeypatch):
     options = {"learning_rate": 0.05, "batch_size": 12, "max_epochs": 2, **splits}
     expected, adapter = (ResiDual.from_bases(bases_for(hvit), scales="ones", keep_mean=True) for _ in range(2))
     log = train_adapter(expected, hvit, toy_classifier(hvit), **options)
-    written = EachEpoch.on_train_epoch_end
-
-    def interrupted(self, trainer, module):
-        written(self, trainer, module)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(EachEpoch, "on_train_epoch_end", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train_adapter(adapter, hvit, toy_classifier(hvit), folder=tmp_path, **options)
+    with interrupted_after_an_epoch(monkeypatch):
+        train_adapter(adapter, hvit, toy_classifier(hvit), folder=tmp_path, **options)
     resumed = train_adapter(adapter, hvit, toy_classifier(hvit), folder=tmp_path, devices=2, **options)
     assert (resumed.epochs, resumed.steps, resumed.best_epoch) == (log.epochs, log.steps, log.best_epoch)
     assert resumed.validation_accuracy == log.validation_accuracy

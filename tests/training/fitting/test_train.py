@@ -9,26 +9,10 @@ from residual_lens.errors import InputError, MismatchError, ResidualLensError
 from residual_lens.interventions import ResiDual
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training import CachedSamples, Coarse, LinearAdapter, LiveSamples, evaluate, train_adapter
-from residual_lens.training.cached import cache_samples
 from residual_lens.training.fitting.checkpoints import LAST, saved_state
 from tests.interventions.tiny_bases import bases_for, hooks_in_force
 from tests.tolerances import FLOAT32_TOL, assert_changed, assert_close
-from tests.training.toy import ScriptedValidation, toy_classifier, toy_split
-
-
-@pytest.fixture
-def classifier(hvit):
-    return toy_classifier(hvit)
-
-
-@pytest.fixture
-def train(hvit) -> CachedSamples:
-    return cache_samples(hvit, *toy_split(hvit, 60, seed=1))
-
-
-@pytest.fixture
-def validation(hvit) -> CachedSamples:
-    return cache_samples(hvit, *toy_split(hvit, 30, seed=2))
+from tests.training.toy import ScriptedValidation, toy_split
 
 
 def residual_for(hvit, **options) -> ResiDual:

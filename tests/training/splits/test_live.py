@@ -10,9 +10,8 @@ from residual_lens.data.preprocessing import Preprocessing
 from residual_lens.errors import InputError
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training import Coarse, LiveImages, LiveSamples, evaluate, train_adapter
-from residual_lens.training.fitting.callbacks import EachEpoch
 from residual_lens.training.splits.live import cropped_and_mirrored
-from tests.training.toy import ScriptedValidation
+from tests.training.toy import ScriptedValidation, interrupted_after_an_epoch
 
 PREPROCESSING = Preprocessing((32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
@@ -56,16 +55,8 @@ def test_augmented_training_is_the_seeds_and_goes_on_after_an_interruption(hvit,
     assert not torch.equal(plain, expected)
     assert torch.equal(trained(hvit, classifier, train)[0], expected)
     assert not torch.equal(trained(hvit, classifier, train, seed=1)[0], expected)
-    written = EachEpoch.on_train_epoch_end
-
-    def interrupted(self, trainer, module):
-        written(self, trainer, module)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(EachEpoch, "on_train_epoch_end", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            trained(hvit, classifier, train, folder=tmp_path)
+    with interrupted_after_an_epoch(monkeypatch):
+        trained(hvit, classifier, train, folder=tmp_path)
     # The script's third word: the start and the first epoch are behind it.
     scales, resumed = trained(hvit, classifier, train, ScriptedValidation(classifier, [0.3]), folder=tmp_path)
     assert torch.equal(scales, expected)
