@@ -25,9 +25,9 @@ FORMAT_VERSION = 1
 LABEL = 5
 """So many first texts are a unit's label: what people read, and what is compared with chance."""
 SIGNIFICANT = 0.05
+"""Chance does as well as the dictionary in at most this share of draws, for a label to mean something."""
 TIE_TOL = 1e-6
 """Shares of variance and cosines this close are equal: few texts span the same whatever their mirror image."""
-"""Chance does as well as the dictionary in at most this share of draws, for a label to mean something."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from residual_lens import (
     unit_scores,
     zero_shot_classifier,
 )
-from residual_lens.figures.look import new_figure
+from residual_lens.figures.look import TITLE, new_figure
 from residual_lens.spectral import pairwise_spectral_cosine
 from residual_lens.text import ZeroShotClassifier
 
@@ -221,7 +221,9 @@ def attention(world: World) -> Figure:
     _, cached = world.hvit.run_with_cache(world.hvit.normalize(scenes.test.images))
     figure = new_figure(9.6, 6.4)
     for sample, (row, image) in enumerate(zip(figure.subplots(3, 5), scenes.test.images, strict=True)):
-        figures.image_grid({"": [image]}, title="image", axes=row[0])
+        row[0].imshow(image.movedim(0, -1))
+        row[0].set_axis_off()
+        row[0].set_title("image", **TITLE)
         for axes, head in zip(row[1:], ("L0H0", "L4H4", "L5H2", None), strict=True):
             figures.attention(cached, image, head, sample=sample, axes=axes)
     return figure
