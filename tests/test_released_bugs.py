@@ -59,7 +59,7 @@ def check_that_components_are_scaled(edit: Edit) -> None:
 
 
 def test_a_square_basis_is_not_taken_for_its_transpose():
-    """Released: for a square basis it multiplies by Φ where Φᵀ is meant, so that no component is scaled."""
+    """Released: for a square basis `x Φᵀ diag(λ) Φᵀ`: scaled components are written back along other directions."""
 
     def ours(basis: Basis, scales: Tensor, x: Tensor) -> Tensor:
         rescaling = Rescaling([Unit.named("0_mlp_out")], [D], 0, D)
@@ -68,7 +68,7 @@ def test_a_square_basis_is_not_taken_for_its_transpose():
         return rescaling.rescale(x[:, None], frame, scales, pass_rest=True, keep_mean=False)[:, 0]
 
     def released(basis: Basis, scales: Tensor, x: Tensor) -> Tensor:
-        return (x - basis.mean) @ basis.components * scales @ basis.components.mT
+        return (x - basis.mean) @ basis.components.mT * scales @ basis.components.mT
 
     check_that_components_are_scaled(ours)
     fails(check_that_components_are_scaled, released)
@@ -198,13 +198,12 @@ def check_that_scores_are_correlations(scores: Scores) -> None:
 
 
 def test_scores_are_bounded_by_one():
-    """Released: "Spearman" scores of 3.4: correlations that are summed over components are none."""
+    """Released: "Spearman" scores of 3.4: ranks are not centred, which adds 3 to every correlation."""
 
     def released(values: Tensor, output: Tensor) -> Tensor:
-        def ranks(x: Tensor) -> Tensor:
-            return nn.functional.normalize(x.argsort(dim=0).argsort(dim=0).double() - (len(x) - 1) / 2, dim=0)
-
-        return torch.einsum("sud,sd->u", ranks(values), ranks(output))
+        ranks, of_output = (x.argsort(dim=0).argsort(dim=0).double() for x in (values, output))
+        products = (ranks * of_output[:, None]).mean(dim=0)
+        return (products / (ranks.std(dim=0) * of_output.std(dim=0))).mean(dim=-1)
 
     check_that_scores_are_correlations(unit_output_correlation)
     fails(check_that_scores_are_correlations, released)
@@ -230,7 +229,7 @@ def check_that_torch_is_left_as_it_was(use: Callable[[HookedViT, Tensor], object
 
 
 def test_no_function_of_torch_is_replaced_after_use(hvit):
-    """Released: it patches a function of torch globally to get at attention, and never restores it."""
+    """Released: it patches a function of torch globally, and does not put it back after training."""
 
     def ours(hvit: HookedViT, images: Tensor) -> None:
         residual = ResiDual.from_bases(bases_for(hvit))
