@@ -32,6 +32,7 @@ from studies import Kept, file_name
 from residual_lens.data.attribute_world import ABSENT, sample_scenes
 from residual_lens.data.images.image_set import Split
 from residual_lens.errors import InputError
+from residual_lens.figures import save
 from residual_lens.selection import UnitScores, unit_scores
 
 PATHS = ("direct", "stream")
@@ -199,7 +200,7 @@ def main(config: Config) -> None:
         ),
     }
     for name, figure in figures.items():
-        figure.savefig(config.out / f"{name}.png", dpi=110)
+        save(figure, config.out / f"{name}.png", dpi=110)
         print(f"Wrote {config.out / name}.png")
 
 

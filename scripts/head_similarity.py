@@ -28,6 +28,7 @@ from studies import Kept, Stores, Study, check_names, file_name
 from torch import Tensor
 
 from residual_lens import Bases, fit_bases
+from residual_lens.figures import save
 from residual_lens.report import similarity_figure
 from residual_lens.spectral import spectral_cosine
 from residual_lens.units import Unit
@@ -79,7 +80,7 @@ def main(config: Config) -> None:
         title=f"{config.model}: does a head use the same directions on other data?",
     )
     for suffix in ("png", "pdf"):
-        figure.savefig(config.out / f"figure.{suffix}", dpi=120)
+        save(figure, config.out / f"figure.{suffix}", dpi=120)
     print_table(kept, config.data)
     print(f"\nWrote {config.out / 'figure.png'}")
 

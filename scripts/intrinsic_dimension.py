@@ -21,6 +21,7 @@ from studies import Kept, Stores, Study, check_names, file_name
 from tqdm import tqdm
 
 from residual_lens import Store, UnitDimensions, unit_dimensions
+from residual_lens.figures import save
 from residual_lens.report import dimensions_figure
 from residual_lens.units import Unit
 
@@ -56,7 +57,7 @@ def main(config: Config) -> None:
         results[model] = {data: heads_of(stores, data, kept[model][data], config.share) for data in config.data}
     figure = dimensions_figure(results, share=config.share)
     for suffix in ("png", "pdf"):
-        figure.savefig(config.out / f"figure.{suffix}", dpi=120)
+        save(figure, config.out / f"figure.{suffix}", dpi=120)
     for model, by_data in results.items():
         print_table(model, by_data)
     print(f"\nWrote {config.out / 'figure.png'}")

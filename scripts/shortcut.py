@@ -31,6 +31,7 @@ from studies import Kept
 from residual_lens.data.attribute_world import SHIFTS, sample_shortcut
 from residual_lens.data.images.image_set import Split
 from residual_lens.errors import InputError
+from residual_lens.figures import save
 from residual_lens.report import interval_figure
 from residual_lens.selection import layer_matched
 
@@ -102,7 +103,7 @@ def main(config: Config) -> None:
         title=f"{config.model}: shape, learned where colour gives it away and tested where it does not",
         labels=["accuracy (%)"] * len(runs),
     )
-    figure.savefig(config.out / "figure.png", dpi=110)
+    save(figure, config.out / "figure.png", dpi=110)
     print(f"\nWrote {config.out / 'figure.png'}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from residual_lens.figures import save
 from residual_lens.report.transfer import TransferPanel, transfer_figure
 
 Results = Mapping[str, Any]
@@ -39,7 +40,7 @@ def draw_matrices(results: Results, data: Sequence[str], seeds: int, out: Path) 
             panels.append(TransferPanel(f"λ starts: {start}", [short(row) for row in rows], mean, mean[against]))
         figure = transfer_figure(panels, [short(task) for task in data], title=title, reference=reference)
         for suffix in ("png", "pdf"):
-            figure.savefig(out / f"{name}.{suffix}", dpi=110)
+            save(figure, out / f"{name}.{suffix}", dpi=110)
         print(f"\nWrote {out / f'{name}.png'}")
 
 

@@ -31,6 +31,7 @@ from residual_lens import HookedViT, Store, ZeroShotClassifier, open_images, zer
 from residual_lens.data.attribute_world.captions import TEMPLATES
 from residual_lens.data.tasks import PREFIX, task_names
 from residual_lens.errors import InputError
+from residual_lens.figures import save
 from residual_lens.report.selection import selection_figure
 from residual_lens.selection import unit_scores
 from residual_lens.spectral import somp
@@ -135,7 +136,7 @@ def main(config: Config) -> None:
         }
         for name, figure in figures.items():
             for suffix in ("png", "pdf"):
-                figure.savefig(config.out / f"{file_name(model)}{name}.{suffix}", dpi=90)
+                save(figure, config.out / f"{file_name(model)}{name}.{suffix}", dpi=90)
         print_tables(model, results)
         print(f"\nWrote {config.out / file_name(model)}.png and --layers.png")
 
