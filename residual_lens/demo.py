@@ -115,6 +115,7 @@ def run_demo(
     console.print(
         f"Wrote {out / 'results.json'} and {out / 'figure.png'} in {time.perf_counter() - started:.0f} s. "
         "Bold: best of the row. All methods but zero-shot trained on the task's training split.",
+        markup=False,
         soft_wrap=True,
     )
     return report

@@ -195,8 +195,7 @@ def describe(
         ...     describe(store, Dictionary.of_attributes(hvit))["L5H2"].texts[:3]
         ('navy', 'black', 'brown')
     """
-    if n_atoms < 1 or n_null < 1 / SIGNIFICANT - 1:
-        raise InputError(f"Expected n_atoms of at least 1 and n_null of at least 19, got {n_atoms} and {n_null}.")
+    require_numbers(n_atoms, n_null)
     names = [unit.name for unit in analysed_units(store.units, units)]
     n_samples = len(store.inverse_scales(rows))
     if n_samples < 2:
@@ -229,6 +228,20 @@ def describe(
     about = {"store": store.provenance.as_json(), "dictionary": dict(dictionary.provenance)}
     settings = {"n_texts": len(dictionary), "n_samples": n_samples, "n_atoms": n_atoms, "n_null": n_null, "seed": seed}
     return Descriptions(by_unit, {**about, **settings, "version": version("residual_lens")})
+
+
+def require_numbers(n_atoms: int, n_null: int) -> None:
+    """Refuse what `describe` would, before dictionaries are embedded.
+
+    Args:
+        n_atoms: texts a unit.
+        n_null: random dictionaries.
+
+    Raises:
+        InputError: too few of either.
+    """
+    if n_atoms < 1 or n_null < 1 / SIGNIFICANT - 1:
+        raise InputError(f"Expected n_atoms of at least 1 and n_null of at least 19, got {n_atoms} and {n_null}.")
 
 
 def mirrored(embeddings: Float[Tensor, "atom d_out"], n: int, seed: int) -> Iterator[Float[Tensor, "atom d_out"]]:

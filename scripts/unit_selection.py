@@ -114,8 +114,8 @@ class Runs:
     def classifier(self, data: str) -> ZeroShotClassifier:
         """By the model's own text tower."""
         prompts = templates_of(data, self._config.templates)
-        scale = self.hvit.logit_scale
-        return zero_shot_classifier(self.hvit.encode_text, self.classes[data], templates=prompts, logit_scale=scale)
+        # Its scale is left as it is: which class comes first does not depend on it, and BLIP tells none.
+        return zero_shot_classifier(self.hvit.encode_text, self.classes[data], templates=prompts)
 
 
 def main(config: Config) -> None:

@@ -67,7 +67,8 @@ def assembled(found: Found, *, grid: tuple[int, int], facts: Mapping[str, str]) 
 def _unit(found: Found, name: str, places: Mapping[int, int]) -> UnitEntry:
     unit, basis = Unit.named(name), found.bases[name]
     description = None if found.descriptions is None else found.descriptions[name]
-    shares = basis.variances.double() / basis.total_variance if basis.total_variance > 0 else basis.variances * 0
+    varies = basis.total_variance > 0
+    shares = _numbers(basis.variances.double() / basis.total_variance) if varies else ()
     learned = found.learned
     return UnitEntry(
         name=name,
@@ -80,8 +81,8 @@ def _unit(found: Found, name: str, places: Mapping[int, int]) -> UnitEntry:
         explained_by_chance=None if description is None else _number(description.fit.mean),
         p_value=None if description is None else _number(description.fit.p),
         coherence=None if description is None else _number(description.coherence.score),
-        spectrum=_numbers(shares),
-        components=_components(found, name, _numbers(shares), places),
+        spectrum=shares,
+        components=_components(found, name, shares, places),
         scales=None if learned is None or name not in learned.after else _numbers(learned.after[name]),
         scales_before=None if learned is None or name not in learned.before else _numbers(learned.before[name]),
         effects=tuple(_effect(task, effects, name) for task, effects in enumerate(found.effects)),

@@ -90,7 +90,7 @@ class UnitEntry:
     coherence: float | None
     """Mean cosine between the first five texts: whether they speak of one thing."""
     spectrum: tuple[float, ...]
-    """Shares of variance, falling."""
+    """Shares of variance, falling; none of a unit that does not vary."""
     components: tuple[ComponentEntry, ...]
     """The first few."""
     scales: tuple[float, ...] | None

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 from tqdm import tqdm
 
 from residual_lens.activations import Rows, Store
 from residual_lens.bases import Bases, Basis
+from residual_lens.figures.images import coordinates_along
 
 
 @dataclass(frozen=True)
@@ -47,23 +46,14 @@ def component_ends(
     n_ends = min(n_ends, len(places) // 2)
     found = {}
     for unit, basis in tqdm(bases.items(), desc="ends", unit="unit", disable=not progress):
-        order = _coordinates(store, unit, basis.components[:n_components], places).argsort(dim=0, stable=True).numpy()
+        along = coordinates_along(store, unit, basis.components[:n_components], places)
+        order = along.argsort(dim=0, stable=True).numpy()
         lows, highs = places[order[:n_ends]], places[order[::-1][:n_ends]]
         found[unit] = tuple(
             Ends(tuple(lows[:, at].tolist()), tuple(highs[:, at].tolist()))
             for at in range(_varying(basis, n_components))
         )
     return found
-
-
-def _coordinates(
-    store: Store, unit: str, directions: Float[Tensor, "component d_out"], places: Int[np.ndarray, "sample"]
-) -> Float[Tensor, "sample component"]:
-    parts, directions = [], directions.double()
-    for at in store.blocks(places):
-        values, frame = store.coordinates(unit, at)
-        parts.append(values @ (directions.mT if frame is None else frame @ directions.mT))
-    return torch.cat(parts)
 
 
 def _varying(basis: Basis, n_components: int) -> int:

@@ -25,7 +25,7 @@ class LearnedScales:
     before: Mapping[str, Float[Tensor, "component"]]
     """At the start of training; empty where the start is not known."""
     energy: Mapping[str, float]
-    """Each unit's share of `Σ_k (λ_k − 1)² variance_k`, the change of energy of `explain`."""
+    """Each unit's share of `Σ_k (λ_k − 1)² variance_k` over these units, the change of energy of `explain`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from residual_lens.atlas.shown import show
 from residual_lens.atlas.tasks import Classifier, LabelledStore, labelled_stores
 from residual_lens.bases import fit_bases
 from residual_lens.data.images import ImageSet
-from residual_lens.descriptions import describe
+from residual_lens.descriptions import describe, require_numbers
 from residual_lens.errors import InputError
 from residual_lens.explain.of_run import dictionary_named
 from residual_lens.hooked import HookedViT
@@ -89,6 +89,7 @@ def atlas(
         >>> max(heads, key=lambda head: head.effects[0].contrast).name  # doctest: +SKIP
         'L1H3'
     """
+    require_numbers(N_ATOMS, n_null)
     first = _first_of(stores, n_components=n_components, n_ends=n_ends, n_images=n_images)
     names = [unit.name for unit in first.units.select(units) if unit.kind in KINDS]
     if not names:
@@ -165,7 +166,7 @@ def _drawn(n: int, n_images: int, seed: int) -> Int[np.ndarray, "chosen"]:
 
 def _tasks_in_words(tasks: Sequence[LabelledStore]) -> str:
     if not tasks:
-        return "none, since no store has labels of two classes"
+        return "none"
     made = [(task.store.provenance, task) for task in tasks]
     listed = "; ".join(f"{one.data}/{one.split}, {len(task.rows):,} images" for one, task in made)
     return f"{listed}. Classified by {CLASSIFIERS[tasks[0].kind]}"

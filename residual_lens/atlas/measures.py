@@ -211,9 +211,7 @@ def similarity_measure(name: str, place: int, bases: Bases, other: Store, *, pro
 
 def learned_measure(learned: LearnedScales) -> Measured:
     """What training changed."""
-    explanation = (
-        "The unit's share of all that the run changed: Σ (λ − 1)² · variance over its components, 1 over all units."
-    )
+    explanation = "Σ (λ − 1)² · variance over the unit's components, as a share of that of all units here."
     return Measured(Measure("energy", "Change by λ", explanation, "training", digits=3), learned.energy)
 
 

@@ -18,6 +18,7 @@ from residual_lens.activations import Store
 from residual_lens.data.images import ImageSet
 from residual_lens.decomposition import TokenTerms
 from residual_lens.errors import MismatchError
+from residual_lens.figures.images import rows_of
 from residual_lens.hooked import HookedViT
 from residual_lens.units import Unit
 
@@ -63,17 +64,17 @@ def show(
         progress: show a progress bar.
 
     Raises:
-        MismatchError: an image has another embedding than the store says.
+        MismatchError: an image is not there, or has another embedding than the store says.
         CorruptImageError: an image cannot be read.
     """
-    rows = {images.sample_id(row): row for row in range(len(images))}
     heads = {name: frozenset(places) for name, places in by_unit.items() if Unit.named(name).kind == "head"}
     every = sorted({place for places in by_unit.values() for place in places})
+    rows = rows_of(store, images, every)
     thumbnails: dict[int, str] = {}
     attention: dict[str, dict[int, str]] = {name: {} for name in heads}
     for start in tqdm(range(0, len(every), batch_size), desc="images", unit="batch", disable=not progress):
         places = every[start : start + batch_size]
-        pixels = hvit.preprocess([images[rows[store.sample_ids[place]]][0] for place in places])
+        pixels = hvit.preprocess([images[rows[place]][0] for place in places])
         thumbnails |= zip(places, map(_data_uri, _pictures(hvit, pixels)), strict=True)
         run = hvit.stream(pixels, "own", tokens=True)
         _check_embeddings(store, places, run.embedding)

@@ -10,12 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residual_lens.activations import Store
+from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
 from residual_lens.text import ZeroShotClassifier
 from residual_lens.training.runs import RunConfig
 from residual_lens.training.runs.classifiers import classifier_kind, classifier_of
 
-Classifier = Literal["auto", "text", "means"]
+Classifier = Literal["auto", "text", "means", "none"]
+LEAST = 2
+"""Images that a task is measured on, at least: scores are correlations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +53,17 @@ def labelled_stores(
     Args:
         stores: of the model.
         hvit: the model, whose text tower encodes prompts.
-        classifier: "text", "means", or "auto": text where there is a text tower (see `RunConfig.classifier`).
+        classifier: "text", "means", or "auto": text where there is a text tower (see `RunConfig.classifier`). "none":
+            no tasks.
         templates: of prompts (see `RunConfig.templates`).
 
     Raises:
-        InputError: templates that do not exist, words that the text tower does not know, repeated classes, or, for
-            class means, a class without samples.
+        InputError: templates that do not exist, words that the text tower does not know, repeated classes, too few
+            samples, or, for class means, a class without samples.
         UnsupportedModelError: text is asked for, and the model has no text tower.
     """
+    if classifier == "none":
+        return ()
     chosen = [store for store in stores if len(store.provenance.classes) > 1 and bool((store.labels >= 0).any())]
     return tuple(
         _labelled(store, name, hvit, classifier, templates)
@@ -78,20 +84,39 @@ def store_names(stores: Sequence[Store]) -> list[str]:
     return [str(store.path) for store in stores]
 
 
-def _labelled(store: Store, name: str, hvit: HookedViT, classifier: Classifier, templates: str) -> LabelledStore:
+def _labelled(
+    store: Store, name: str, hvit: HookedViT, classifier: Literal["auto", "text", "means"], templates: str
+) -> LabelledStore:
     made = store.provenance
     config = RunConfig(made.model, made.data, "zero-shot", classifier=classifier, templates=templates)
     kind = classifier_kind(config, hvit)
     rows = np.flatnonzero(store.labels.numpy() >= 0)
     seen = rows[:0]
     if kind == "means":
+        _check_classes(store)
         seen = np.flatnonzero(_turns(store.labels.numpy()) % 2 == 0)
         rows = np.setdiff1d(rows, seen)
+    if len(rows) < LEAST:
+        raise InputError(
+            f"{store.path} has {len(rows)} images with a label to measure, and a task at least {LEAST} (class means "
+            "take every other image): encode more, or give classifier none for no tasks."
+        )
 
     def train() -> tuple[Float[Tensor, "sample d_out"], Int[Tensor, "sample"]]:
         return store.embeddings(seen), store.labels[torch.from_numpy(seen)]
 
     return LabelledStore(name, store, classifier_of(config, hvit, made.classes, train), kind, rows)
+
+
+def _check_classes(store: Store) -> None:
+    """Refuse class means where a class has no image."""
+    classes = store.provenance.classes
+    missing = sorted(set(range(len(classes))) - set(store.labels.tolist()))
+    if missing:
+        raise InputError(
+            f"{store.path} has no image of {len(missing)} of its {len(classes)} classes, such as "
+            f"{classes[missing[0]]!r}, for a class mean: encode more images, or give classifier none for no tasks."
+        )
 
 
 def _turns(labels: Int[np.ndarray, "sample"]) -> Int[np.ndarray, "sample"]:

@@ -9,6 +9,8 @@ from rich.console import Console
 from residual_lens.errors import InputError
 
 PAGE = "index.html"
+MARK = b'<script type="application/json" id="atlas">'
+"""In every atlas, and in no other page."""
 
 
 def atlas(
@@ -21,7 +23,7 @@ def atlas(
     components: int = 4,
     ends: int = 5,
     images: int = 1000,
-    classifier: Literal["auto", "text", "means"] = "auto",
+    classifier: Literal["auto", "text", "means", "none"] = "auto",
     templates: str = "auto",
     model: str | None = None,
     data: str | None = None,
@@ -57,8 +59,8 @@ def atlas(
         components: components to show of each unit.
         ends: images to show at each end of a component.
         images: how many to choose these from; drawn if the first store has more. It bounds the size of the page.
-        classifier: prompts through the text tower, class means of every other sample, or auto, which is text where
-            there is a text tower.
+        classifier: prompts through the text tower, class means of every other sample, none for no tasks, or auto, which
+            is text where there is a text tower.
         templates: imagenet (CLIP's 80), imagenet-simple (7 of them), or a text with one {} for the class; auto is the
             captions' own for digits and attributes, else imagenet.
         model: its name, where the stores' own name for it does not find it.
@@ -80,8 +82,10 @@ def atlas(
     from residual_lens.hooked.devices import device_named
 
     page = out / PAGE
-    if (out.exists() and not out.is_dir()) or page.is_dir():
+    if page.is_dir() or any(folder.exists() and not folder.is_dir() for folder in (out, *out.parents)):
         raise InputError(f"--out is the folder that {PAGE} is written to, and {out} cannot be: give another one.")
+    if page.exists() and MARK not in page.read_bytes():
+        raise InputError(f"{page} is there and is no atlas, and would be lost: give another --out.")
     if not store:
         raise InputError("--store names no store: give at least one that residual-lens encode wrote.")
     waiting = Console(stderr=True).is_terminal
@@ -119,6 +123,7 @@ def atlas(
     write_atomically(page, written)
     Console().print(
         f"{page}: {len(found.units)} units, {len(found.images):,} images, {len(written) / 1e6:.1f} MB",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )

@@ -45,7 +45,7 @@ def describe_units(
     import torch
 
     from residual_lens.activations import Store
-    from residual_lens.descriptions import describe
+    from residual_lens.descriptions import describe, require_numbers
     from residual_lens.files import write_atomically
     from residual_lens.hooked import HookedViT
     from residual_lens.hooked.devices import device_named
@@ -53,6 +53,7 @@ def describe_units(
     from residual_lens.text import CACHE, Dictionary, open_dictionary
 
     device_named(device)
+    require_numbers(n_atoms, n_null)
     written = [path for path in (out, markdown) if path is not None]
     for path in written:
         # A store that took a day must not be replaced by a table.

@@ -55,4 +55,4 @@ def explain(
     # In a pipe or file rows stay on one line.
     console = console if console.is_terminal else Console(width=200)
     console.print(explanation_tables(found))
-    console.print(f"Wrote {out / 'explanation.json'}, .md and .png.", highlight=False, soft_wrap=True)
+    console.print(f"Wrote {out / 'explanation.json'}, .md and .png.", highlight=False, markup=False, soft_wrap=True)

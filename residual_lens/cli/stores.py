@@ -96,7 +96,10 @@ def encode_data(
     with store:
         skipped = f", {len(store.skipped_ids):,} skipped" if store.skipped_ids else ""
         console.print(
-            f"{out}: {len(store):,} samples{skipped}, {len(store.units)} units", highlight=False, soft_wrap=True
+            f"{out}: {len(store):,} samples{skipped}, {len(store.units)} units",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
 
@@ -115,4 +118,4 @@ def check_store(store: Annotated[Path, tyro.conf.Positional]) -> None:
     check(store, progress=console.is_terminal)
     with Store(store) as opened:
         size = f"{len(opened):,} samples, {len(opened.units)} units"
-        console.print(f"{store}: all well. {size}", highlight=False, soft_wrap=True)
+        console.print(f"{store}: all well. {size}", highlight=False, markup=False, soft_wrap=True)

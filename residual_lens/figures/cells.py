@@ -115,8 +115,8 @@ def written(values: Float[np.ndarray, "row column"], spec: str | None = None) ->
 
 def name_rows_and_columns(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Names beside the cells; those below are slanted so that long ones fit."""
-    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)
 
 
 def number_layers_and_columns(axes: Axes, layers: int, columns: Mapping[int, str]) -> None:

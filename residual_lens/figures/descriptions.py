@@ -63,7 +63,9 @@ def descriptions(
     for row, one in enumerate(shown):
         texts = ", ".join(one.texts[:N_TEXTS]) or "does not vary"
         ink = "black" if one.means_something else GREY
-        axes.annotate(texts, (1.02, row), xycoords=axes.get_yaxis_transform(), va="center", fontsize=8, color=ink)
+        # Dollars are dollars, and no formula.
+        place = {"xycoords": axes.get_yaxis_transform(), "va": "center", "parse_math": False}
+        axes.annotate(texts, (1.02, row), fontsize=8, color=ink, **place)
     axes.set_yticks(rows, [one.unit for one in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, 100)

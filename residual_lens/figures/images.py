@@ -1,6 +1,6 @@
 """Images in rows: what lies at both ends of a principal component."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -101,18 +101,13 @@ def component_ends(
     """
     bases = fit_bases(store, units=unit, rows=rows) if bases is None else bases
     against, along = ends_of_component(store, unit, component, bases, n_images, rows)
-    ids, places = store.sample_ids, {images.sample_id(row): row for row in range(len(images))}
-    if foreign := [ids[place] for place in (*against, *along) if ids[place] not in places]:
-        raise MismatchError(
-            f"{images.name}/{images.split} has no image {foreign[0]}, which {store.path} was encoded from: open "
-            f"{store.provenance.data}/{store.provenance.split} with the same limit and seed."
-        )
+    row_of = rows_of(store, images, (*against.tolist(), *along.tolist()))
     if title is None:
         basis = bases[unit]
         share = float(basis.variances[component] / basis.total_variance) if basis.total_variance else 0.0
         title = f"{unit}, component {component}: {100 * share:.0f} % of its variance"
     ends = {"along": along, "against": against}
-    grid = {name: [images[places[ids[place]]][0] for place in end] for name, end in ends.items()}
+    grid = {name: [images[row_of[place]][0] for place in end] for name, end in ends.items()}
     return image_grid(grid, title=title, axes=axes)
 
 
@@ -139,19 +134,45 @@ def ends_of_component(
     """
     if bases.fingerprint != store.provenance.model_fingerprint or bases.center != store.layout.center:
         raise MismatchError(f"{bases} do not belong to {store}: fit bases on a store of the same model.")
-    basis, places = bases[unit], store.places(rows)
+    # In the order of the file, whatever order rows are given in, so that no block of it is gone back to.
+    basis, places = bases[unit], np.sort(store.places(rows))
     if not 0 <= component < len(basis.components):
         raise InputError(f"{unit} has components 0 to {len(basis.components) - 1}, got {component}.")
     if not 1 <= n_samples <= len(places) // 2:
         raise InputError(
             f"Of {len(places)} samples each end has 1 to {len(places) // 2}, got {n_samples}: ask for fewer."
         )
-    points, frame = store.coordinates(unit, places)
-    direction = basis.components[component].to("cpu", torch.float64)
-    # The mean moves all coordinates alike.
-    along = points @ (direction if frame is None else frame @ direction)
+    along = coordinates_along(store, unit, basis.components[component, None], places)[:, 0]
     order = places[along.argsort(stable=True).numpy()]
     return order[:n_samples], order[::-1][:n_samples].copy()
+
+
+def coordinates_along(
+    store: Store, unit: str, directions: Float[Tensor, "component d_out"], places: Int[np.ndarray, "sample"]
+) -> Float[Tensor, "sample component"]:
+    """`⟨u, φ⟩` of a unit's contributions with directions, float64, block by block; the mean would move all alike."""
+    directions = directions.to("cpu", torch.float64)
+    parts = []
+    for at in store.blocks(places):
+        values, frame = store.coordinates(unit, at)
+        parts.append(values @ (directions.mT if frame is None else frame @ directions.mT))
+    return torch.cat(parts)
+
+
+def rows_of(store: Store, images: ImageSet, places: Iterable[int]) -> dict[int, int]:
+    """Rows of images in their data set, by place in the store.
+
+    Raises:
+        MismatchError: images that the store does not know.
+    """
+    ids, rows = store.sample_ids, {images.sample_id(row): row for row in range(len(images))}
+    wanted = {place: ids[place] for place in places}
+    if foreign := [name for name in wanted.values() if name not in rows]:
+        raise MismatchError(
+            f"{images.name}/{images.split} has no image {foreign[0]}, which {store.path} was encoded from: open "
+            f"{store.provenance.data}/{store.provenance.split} with the same limit and seed."
+        )
+    return {place: rows[name] for place, name in wanted.items()}
 
 
 def pixels(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:

@@ -19,7 +19,10 @@ def descriptions_table(descriptions: Descriptions) -> Table:
         descriptions: of `describe`.
     """
     table = Table(
-        title=_title(descriptions), caption=_legend(descriptions), title_justify="left", caption_justify="left"
+        title=escape(_title(descriptions)),
+        caption=escape(_legend(descriptions)),
+        title_justify="left",
+        caption_justify="left",
     )
     table.box, table.padding, table.pad_edge = SIMPLE_HEAD, (0, 1, 0, 0), False
     for place, name in enumerate(COLUMNS):

@@ -93,4 +93,5 @@ def texts_panel(axes: Axes, explanation: Explanation) -> None:
         texts = (", ".join(texts[:N_TEXTS]) for texts in (one.positive, one.negative))
         cells = (f"{one.scale:.1f}".replace("-", "−"), *texts)
         for x, cell in zip(columns, cells, strict=True):
-            axes.annotate(cell, (x, row), xycoords=axes.get_yaxis_transform(), va="center", fontsize=8)
+            place = {"xycoords": axes.get_yaxis_transform(), "va": "center", "parse_math": False}
+            axes.annotate(cell, (x, row), fontsize=8, **place)

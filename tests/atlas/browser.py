@@ -2,15 +2,21 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+Opener = Callable[..., Page]
+"""Opens the drawn atlas, or another file, at an address (fixture `opened`)."""
+EVERYTHING = (
+    "units=L1H1,L2H3,0_mlp_out&pinned=L1H1,L2H3&measure=twonn&task=texture&component=2&search=stripes&attention=30"
+)
+"""An address of the drawn atlas with all that it can hold."""
 MISSING = "there is no Chromium to open pages with: apt-get install chromium"
 
 
@@ -62,3 +68,13 @@ class WatchedPage:
         """Fail if anything went wrong, or was asked for from elsewhere, since this was called last."""
         problems, self._problems = self._problems, []
         assert not problems, problems
+
+
+def cell(page: Page, unit: str) -> Any:
+    """A unit's place in the grid."""
+    return page.locator(f'.grid [data-unit="{unit}"]')
+
+
+def cards(page: Page) -> list[str]:
+    """Names of the units that are open."""
+    return page.locator(".card h2").all_text_contents()

@@ -6,10 +6,12 @@ import re
 import pytest
 
 from residual_lens.activations import encode
+from residual_lens.atlas.page import render
 from residual_lens.cli.atlas import atlas as command
 from residual_lens.data.images import open_images
 from residual_lens.errors import InputError
 from residual_lens.hooked import HookedViT
+from tests.atlas.drawn_atlas import drawn_atlas
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +22,10 @@ def store(tmp_path_factory):
 
 
 def test_the_page_is_written(store, tmp_path, capsys):
+    # In the place of an atlas that was there.
+    older = tmp_path / "site" / "atlas" / "index.html"
+    older.parent.mkdir(parents=True)
+    older.write_text(render(drawn_atlas()), encoding="utf-8")
     command(
         store=(store,),
         out=tmp_path / "site" / "atlas",
@@ -51,9 +57,14 @@ def test_nonsense_is_refused_before_any_work(store, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.touch()
     (tmp_path / "folder" / "index.html").mkdir(parents=True)
+    site = tmp_path / "site" / "index.html"
+    site.parent.mkdir()
+    site.write_text("<title>Somebody's own</title>")
     for arguments, message in (
         ({"out": file}, r"--out is the folder that index.html is written to"),
+        ({"out": file / "beneath" / "it"}, r"--out is the folder"),
         ({"out": tmp_path / "folder"}, r"--out is the folder"),
+        ({"out": site.parent}, r"site/index\.html is there and is no atlas, and would be lost"),
         ({"store": ()}, r"--store names no store"),
         ({"units": ("L77",)}, r"L77"),
         ({"device": "abacus"}, r"abacus"),
@@ -61,3 +72,4 @@ def test_nonsense_is_refused_before_any_work(store, tmp_path, monkeypatch):
         with pytest.raises(InputError, match=message):
             command(**{"store": (store,), "out": tmp_path / "out"} | arguments)
     assert not (tmp_path / "out").exists()
+    assert "own" in site.read_text()

@@ -10,6 +10,7 @@ import torch
 
 from residual_lens.activations import Store, encode
 from residual_lens.atlas import atlas, model_of
+from residual_lens.atlas.page import render
 from residual_lens.bases import fit_bases
 from residual_lens.data.images import open_images
 from residual_lens.data.preprocessing import Preprocessing
@@ -149,9 +150,29 @@ def test_images_to_choose_from_are_bounded_and_captions_are_classes(shipped, sto
 def test_without_labels_there_are_no_tasks(stores):
     plain = atlas(stores[:1], dictionary=None, units=["L0H0", "embed"], n_ends=1, n_components=1)
     assert plain.tasks == plain.units[0].effects == ()
-    assert plain.facts["Tasks"] == "none, since no store has labels of two classes"
+    assert plain.facts["Tasks"] == "none"
     assert [unit.name for unit in plain.units] == ["L0H0"]
     assert not any(":" in one.key for one in plain.measures)
+
+
+@torch.no_grad()
+def test_a_unit_that_does_not_vary_has_a_page_all_the_same(tmp_path):
+    hvit = wrapped("rotary-timm")
+    # Head 0 of the first layer writes nothing.
+    attention = hvit.attention(0)
+    attention.W_O[0].zero_()
+    attention.b_O.zero_()
+    images = image_set(20)
+    with encoded(hvit, images, tmp_path / "a.h5") as store:
+        texts = Dictionary(tuple("abcdefgh"), torch.eye(8, hvit.cfg.d_out))
+        found = atlas([store], hvit=hvit, images=images, dictionary=texts, units="L0", n_ends=2, n_null=19)
+    still, moving = found.units[:2]
+    assert (still.spectrum, still.components, still.description, still.attention) == ((), (), (), {})
+    assert sum(moving.spectrum) == pytest.approx(1, abs=1e-3)
+    assert still.measures["ratio"] is None
+    assert set(still.effects[0].contrasts) <= {0.0, None}
+    assert still.effects[0].accuracy == pytest.approx(found.tasks[0].accuracy, abs=1e-4)
+    assert '"spectrum":[]' in render(found)
 
 
 @pytest.mark.slow
@@ -181,6 +202,8 @@ def test_what_makes_no_atlas_is_refused(shipped, stores, words, run, tmp_path):
         ({"units": "L9"}, r"L9"),
         ({"units": "embed"}, r"shows heads and MLPs, of which 'embed' names none"),
         ({"run": tmp_path}, r"There is no .*config\.json"),
+        # Before the dictionary is looked for.
+        ({"dictionary": "nothing", "n_null": 18}, r"n_null of at least 19, got 10 and 18"),
         ({"dictionary": "nothing"}, r"no dictionary or file 'nothing'"),
         ({"templates": "a photo"}, r"templates are"),
     ):

@@ -66,6 +66,12 @@ def test_texts_cannot_become_markup() -> None:
     assert json.loads(elements.text("script"))["units"][0]["description"][0]["text"] == HOSTILE
 
 
+def test_names_of_files_that_are_no_utf8_do_no_harm() -> None:
+    plain = drawn_atlas()
+    html = render(replace(plain, captions=(b"k\xf6pfe.png".decode(errors="surrogateescape"), *plain.captions[1:])))
+    assert json.loads(_Elements(html.encode().decode()).text("script"))["captions"][0] == "k?pfe.png"
+
+
 def test_the_policy_allows_this_script_and_this_style_only(html: str) -> None:
     elements = _Elements(html)
     policy = next(one["content"] for one in elements.of("meta") if one.get("http-equiv") == "Content-Security-Policy")

@@ -1,25 +1,25 @@
-"""The page as a reader has it: opened from disk, clicked, typed at, on a phone, at night."""
+"""The page as a reader uses it: opened from disk, clicked, typed at, sent as a link."""
 
-import base64
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from residual_lens.atlas.contents import Said
 from residual_lens.atlas.page import render
-from tests.atlas.browser import WatchedPage, headless_chromium
+from tests.atlas.browser import EVERYTHING, Opener, cards, cell
 from tests.atlas.drawn_atlas import MEASURES, drawn_atlas
 from tests.atlas.test_page import HOSTILE
 
 INTERACTIVE_MS = 5000.0  # a dead loop, not a slow machine: a quarter of a second is usual
-READABLE = 4.5  # WCAG 2.1 AA, contrast of text
-UNITS = "units=L1H1,L2H3,0_mlp_out&pinned=L1H1,L2H3"
-EVERYTHING = f"{UNITS}&measure=twonn&task=texture&component=2&search=stripes&attention=30"
-BAD = ("units=L9H9&measure=none&task=none&component=99&attention=-3", "%%%", "units=&pinned=L0H0")
+BAD = (
+    "units=L9H9&measure=none&task=none&component=99&attention=-3",
+    "%%%",
+    "units=&pinned=L0H0",
+    "search=constructor",  # a name that every object of JavaScript has
+)
 STATE = """() => ({
   measure: document.getElementById("measures").value,
   cards: [...document.querySelectorAll(".card h2")].map((one) => one.textContent),
@@ -30,39 +30,6 @@ STATE = """() => ({
   found: [...document.querySelectorAll(".grid .found")].map((one) => one.dataset.unit),
   attention: getComputedStyle(document.documentElement).getPropertyValue("--attention"),
 })"""
-Opener = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def watched() -> Iterator[WatchedPage]:
-    with headless_chromium() as browser:
-        yield WatchedPage(browser)
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("atlas") / "index.html"
-    path.write_text(render(drawn_atlas()), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def opened(watched: WatchedPage, file: Path) -> Iterator[Opener]:
-    """Opens the page at an address; no test passes if the page complained."""
-
-    def open_page(address: str = "", *, path: Path = file, **how: Any) -> Page:
-        return watched.open(path, address, **how)
-
-    yield open_page
-    watched.require_peace()
-
-
-def cell(page: Page, unit: str) -> Any:
-    return page.locator(f'.grid [data-unit="{unit}"]')
-
-
-def cards(page: Page) -> list[str]:
-    return page.locator(".card h2").all_text_contents()
 
 
 def test_a_stranger_reads_at_once_which_head_carries_colour(opened: Opener) -> None:
@@ -79,49 +46,6 @@ def test_a_stranger_reads_at_once_which_head_carries_colour(opened: Opener) -> N
     assert "task=letter" in page.url
     expect(letter).to_be_focused()
     expect(letter).to_have_attribute("aria-current", "true")
-
-
-def test_every_measure_has_its_own_colours_and_names(opened: Opener) -> None:
-    page = opened()
-    seen = set()
-    for measure in MEASURES:
-        page.get_by_label("Colour by").select_option(measure.key)
-        seen.add(tuple(page.locator(".grid button").evaluate_all("all => all.map((one) => one.style.background)")))
-        name = f"L2H3, {measure.name} "
-        assert (cell(page, "L2H3").get_attribute("aria-label") or "").startswith(name)
-        assert f"measure={measure.key}" in page.url or measure is MEASURES[0]
-        assert all(len(set(colours)) > 3 for colours in seen)
-    assert len(seen) == len(MEASURES)
-    expect(cell(page, "0_mlp_out")).to_have_attribute("aria-label", "0_mlp_out, λ energy not defined")
-
-
-def test_the_scale_reaches_as_far_as_heads_do(opened: Opener) -> None:
-    atlas = drawn_atlas()
-    page = opened("measure=contrast:0")
-    ticks = page.locator(".legend .ticks span")
-    assert ticks.all_text_contents() == ["−0.40", "0.00", "0.40"]  # around zero alike, since it diverges
-    page.get_by_label("Colour by").select_option("linear")
-    heads, mlps = ([u.measures["linear"] or 0 for u in atlas.units if u.kind == kind] for kind in ("head", "mlp"))
-    ends = f"{'≤ ' * (min(mlps) < min(heads))}{min(heads):.0f}", f"{'≥ ' * (max(mlps) > max(heads))}{max(heads):.0f}"
-    assert (ticks.first.text_content(), ticks.last.text_content()) == ends
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_numbers_on_colours_can_be_read(opened: Opener, scheme: str) -> None:
-    page = opened(scheme=scheme)
-    for measure in MEASURES[:2]:  # one of each scale
-        page.get_by_label("Colour by").select_option(measure.key)
-        contrasts = page.locator(".grid button").evaluate_all(
-            """all => all.map((one) => {
-              const luminance = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).map((c) => c / 255)
-                .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-                .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-              const style = getComputedStyle(one);
-              const [a, b] = [style.color, style.backgroundColor].map(luminance);
-              return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-            })"""
-        )
-        assert min(contrasts) >= READABLE
 
 
 def test_a_click_opens_a_unit_and_the_back_button_returns(opened: Opener) -> None:
@@ -166,6 +90,41 @@ def test_the_keyboard_is_enough(opened: Opener) -> None:
     page.keyboard.press("Escape")
     assert cards(page) == []
     expect(page.locator("#cards")).to_contain_text("Choose a unit")
+
+
+def test_the_keyboard_passes_over_places_without_a_unit(opened: Opener, tmp_path: Path) -> None:
+    plain = drawn_atlas()
+    few = ("L0H0", "L0H3", "L1H2", "2_mlp_out")
+    path = tmp_path / "index.html"
+    some = replace(plain, units=tuple(unit for unit in plain.units if unit.name in few))
+    path.write_text(render(some), encoding="utf-8")
+    page = opened("units=L0H0", path=path)
+    cell(page, "L0H0").focus()
+    for key, unit in (
+        ("ArrowRight", "L0H3"),
+        ("ArrowRight", "L0H3"),
+        ("ArrowDown", "L1H2"),
+        ("ArrowDown", "2_mlp_out"),
+        ("ArrowDown", "2_mlp_out"),
+        ("ArrowUp", "L1H2"),
+        ("ArrowUp", "L0H3"),
+        ("Home", "L0H0"),
+        ("End", "L0H3"),
+    ):
+        page.keyboard.press(key)
+        expect(cell(page, unit)).to_be_focused()
+
+
+def test_of_some_units_nothing_is_said_of_all(opened: Opener, tmp_path: Path) -> None:
+    plain = drawn_atlas()
+    path = tmp_path / "index.html"
+    some = replace(plain, units=tuple(unit for unit in plain.units if unit.layer == 1))
+    path.write_text(render(some), encoding="utf-8")
+    page = opened(path=path)
+    expect(page.locator(".finding")).to_contain_text("any other head (of those on this page)")
+    expect(page.locator("#summary")).to_contain_text("The head (of those on this page) without which")
+    expect(page.locator("#summary")).to_contain_text("all heads and all MLPs (of those on this page) hold")
+    expect(opened().locator("body")).not_to_contain_text("of those on this page")
 
 
 def test_words_find_units(opened: Opener) -> None:
@@ -247,28 +206,6 @@ def test_an_address_that_says_nothing_shows_something(opened: Opener, address: s
     assert state["attention"] == "0.5"
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (360, "dark"), (800, "light"), (1280, "dark")])
-def test_it_fits_by_day_and_by_night(opened: Opener, width: int, scheme: str, tmp_path: Path) -> None:
-    page = opened(EVERYTHING, width=width, scheme=scheme)
-    page.locator("details").evaluate_all("all => all.forEach((one) => (one.open = true))")
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
-        "rgb(247, 247, 245)" if scheme == "light" else "rgb(19, 19, 21)"
-    )
-    assert page.evaluate("getComputedStyle(document.querySelector('.grid button')).transitionDuration") == "0s"
-    page.screenshot(path=tmp_path / "page.png", full_page=True)
-    assert (tmp_path / "page.png").stat().st_size > 20_000
-
-
-def test_nightfall_recolours_what_is_open(opened: Opener) -> None:
-    page = opened()
-    chart = page.locator(".spectrum-part canvas").first
-    style, drawn = cell(page, "L2H3").get_attribute("style"), chart.evaluate("(one) => one.toDataURL()")
-    page.emulate_media(color_scheme="dark")
-    expect(cell(page, "L2H3")).not_to_have_attribute("style", style)
-    assert chart.evaluate("(one) => one.toDataURL()") != drawn
-
-
 def test_what_a_reader_opened_stays_open(opened: Opener) -> None:
     page = opened("task=letter")
     more = page.locator(".effects-part details")
@@ -281,21 +218,6 @@ def test_what_a_reader_opened_stays_open(opened: Opener) -> None:
     assert more.first.get_attribute("open") is not None
     page.get_by_role("button", name="Close L1H1").click()
     expect(cell(page, "L1H1")).to_be_focused()
-
-
-def test_attention_darkens_where_the_head_does_not_look(opened: Opener) -> None:
-    page = opened("units=L1H1&component=1")
-    unit = next(unit for unit in drawn_atlas().units if unit.name == "L1H1")
-    expected = [255 - byte for byte in base64.b64decode(unit.attention[unit.components[0].low[0]])]
-    shade = page.locator(".shade").first
-    assert expected == shade.evaluate(
-        "(one) => [...one.getContext('2d').getImageData(0, 0, 4, 4).data].filter((_, i) => i % 4 === 3)"
-    )
-    page.get_by_label("Darken where it does not look").fill("0")
-    assert shade.evaluate("(one) => getComputedStyle(one).opacity") == "0"
-    assert page.locator(".pictures img").first.get_attribute("alt") == f"caption {unit.components[0].low[0]}"
-    page.get_by_role("button", name="Component 2").click()
-    assert page.locator(".pictures img").first.get_attribute("alt") == f"caption {unit.components[1].low[0]}"
 
 
 def test_effects_are_told_by_task_and_class(opened: Opener) -> None:

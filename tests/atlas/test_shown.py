@@ -99,6 +99,16 @@ def test_large_images_are_scaled_down(tmp_path):
     assert _pictures(hvit, picture)[0].size == (SIDE // 2, SIDE)
 
 
+def test_images_that_are_not_there_are_refused(tmp_path):
+    hvit = wrapped("ViT-B-16")
+    images = image_set(8, hvit.cfg.image_size)
+    with (
+        encoded(hvit, images, tmp_path / "a.h5") as store,
+        pytest.raises(MismatchError, match=r"noise/train has no image bilder/köpfe/006\.png, which .*a\.h5"),
+    ):
+        show(hvit, store, images.subset(np.arange(6)), PLACES)
+
+
 def test_other_images_of_the_same_names_are_refused(tmp_path):
     hvit = wrapped("ViT-B-16")
     images = image_set(8, hvit.cfg.image_size)

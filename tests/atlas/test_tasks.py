@@ -80,9 +80,14 @@ def test_stores_that_cannot_be_tasks_are_left_out_and_impossible_ones_refused(sh
     lacking = ImageSet(name="two", split="train", classes=("a", "b", "c"), source=source, labels=labels)
     with encoded(hvit, one_class, tmp_path / "one.h5") as store:
         assert labelled_stores([store], hvit) == ()
+    with encoded(hvit, lacking, tmp_path / "two.h5") as store:
+        assert labelled_stores([store], hvit, classifier="none") == ()
+        with pytest.raises(InputError, match=r"two\.h5 has no image of 1 of its 3 classes, such as 'b'"):
+            labelled_stores([store], hvit)
+    of_each = ImageSet(name="few", split="train", classes=("a", "b", "c"), source=source, labels=np.arange(3))
     with (
-        encoded(hvit, lacking, tmp_path / "two.h5") as store,
-        pytest.raises(InputError, match=r"there are none of b"),
+        encoded(hvit, of_each, tmp_path / "few.h5") as store,
+        pytest.raises(InputError, match=r"few\.h5 has 0 images with a label to measure, and a task at least 2"),
     ):
         labelled_stores([store], hvit)
 

@@ -262,6 +262,14 @@ class TestPoints:
         some = figures.descriptions(Descriptions(found, {}), ["L1H0", "L0H0"])
         assert names(some.yaxis) == ["L1H0", "L0H0"]
 
+    def test_dollars_in_texts_are_no_formula(self, tmp_path):
+        texts = ("$5 and $6", "a $\\nothing$ b")
+        axes = figures.descriptions(Descriptions({"L0H0": described("L0H0", texts=texts)}, {}))
+        figures.save(axes, tmp_path / "one.svg")
+        assert "$5 and $6, a $\\nothing$ b" in (tmp_path / "one.svg").read_text()
+        figures.save(figures.similarity(torch.eye(2), texts), tmp_path / "two.svg")
+        assert ">$5 and $6<" in (tmp_path / "two.svg").read_text()
+
     def test_descriptions_of_nothing_are_refused(self):
         with pytest.raises(InputError, match="at least one unit"):
             figures.descriptions(Descriptions({}, {}))

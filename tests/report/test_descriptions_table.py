@@ -18,7 +18,7 @@ DESCRIPTIONS = Descriptions(
     },
     {
         "store": {"model": "clip-b", "data": "imagenet", "split": "train"},
-        "dictionary": {"source": "wordfreq"},
+        "dictionary": {"source": "words[b].txt"},
         "n_samples": 1234,
         "n_texts": 3500,
         "n_null": 39,
@@ -42,7 +42,7 @@ def test_a_row_is_a_unit_with_its_first_five_texts_and_its_numbers():
         ["L0H1", "✗", "zebra,", "two", "10", "20", "20", "30", "±", "2", "0.700", "0.60", "0.025"],
         ["L1H0", "✗", "does", "not", "vary", "0", "0", "0", "0", "±", "0", "1.000", "0.00", "1.000"],
     ]
-    assert lines[0] == "clip-b on imagenet/train (1,234 samples), in 3,500 texts of wordfreq"
+    assert lines[0] == "clip-b on imagenet/train (1,234 samples), in 3,500 texts of words[b].txt"
     legend = " ".join(" ".join(lines[-3:]).split())
     assert "39 random dictionaries. ✗: a label that means nothing (p > 0.05), 2 of 3 here; of units" in legend
     assert "about 1 in 20 passes" in legend

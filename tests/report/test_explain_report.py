@@ -29,7 +29,7 @@ def unit(name: str, factor: float, change: float) -> ExplainedUnit:
 
 def component(name: str, place: int, scale: float) -> ExplainedComponent:
     energies = Energy(0.05, 0.01), Energy(0.2, -0.03)
-    return ExplainedComponent(name, place, scale, 0.5, *energies, ("up", "over"), ("down", "under"))
+    return ExplainedComponent(name, place, scale, 0.5, *energies, ("up", r"$\nothing$"), ("down", "under"))
 
 
 EXPLANATION = Explanation(
@@ -74,7 +74,7 @@ def test_units_come_by_change_and_components_with_both_ends():
     assert rows[0][:9] == ["L1H1", "0.50", "65.0", "10.0", "→", "30.0", "2.0", "→", "0.0"]
     assert [row[0] for row in rows] == ["L1H1", "L0H0", "1_mlp_out", "L1H1:3", "L0H0:0"]
     assert " ".join(rows[0][9:]) == "red [bold], a|b (40.0) does not vary"
-    assert " ".join(rows[3]) == "L1H1:3 -5.50 50.0 5.0 → 20.0 1.0 → -3.0 up, over down, under"
+    assert " ".join(rows[3]) == "L1H1:3 -5.50 50.0 5.0 → 20.0 1.0 → -3.0 up, $\\nothing$ down, under"
     legend = " ".join(text.split())
     assert "all that is not rescaled has 50.0 and 5.0 → 25.0 and -5.0" in legend
     assert "The 2 components shown make up 100.0 % of the change, the 3 units 100.0 %." in legend
@@ -90,7 +90,7 @@ def test_it_fits_80_columns_without_losing_a_number():
 
 def test_without_texts_there_are_no_columns_for_them():
     text = printed(WORDLESS, 140)
-    assert not any(word in text for word in ("red", "says", "along", "up, over", "does not vary", "In brackets"))
+    assert not any(word in text for word in ("red", "says", "along", r"up, $\nothing$", "does not vary", "In brackets"))
     assert "10.0 → 30.0" in text
 
 
@@ -126,7 +126,7 @@ def test_the_figure_shows_factors_curves_and_components():
     np.testing.assert_allclose(lines["zero-shot"], [44, 44])
     np.testing.assert_allclose(lines["95 % of the gain over λ = 1"], [100 * (0.4525 + 0.95 * 0.2475)] * 2)
     assert [label.get_text() for label in components.get_yticklabels()] == ["L1H1:3", "L0H0:0"]
-    assert {"−5.5", "up, over", "down, under"} <= set(texts_of(figure))
+    assert {"−5.5", r"up, $\nothing$", "down, under"} <= set(texts_of(figure))
     # Nothing is drawn outside of what a canvas can hold, and every glyph exists (warnings are errors).
     figure.savefig(io.BytesIO(), dpi=30)
 

@@ -62,7 +62,7 @@ def render(atlas: Atlas) -> str:
     # One function around our own files: nothing of theirs is global, and one uses what another defines.
     vendored = f"/*\n{_text('vendor/uPlot.LICENSE')}*/\n{_text('vendor/uPlot.iife.min.js')}"
     script = f'{vendored}(() => {{\n"use strict";\n{own}}})();\n'
-    return environment.get_template("index.html.jinja").render(
+    html = environment.get_template("index.html.jinja").render(
         title=atlas.title,
         data=atlas.to_json(),
         style=style,
@@ -70,6 +70,8 @@ def render(atlas: Atlas) -> str:
         style_hash=_source_hash(style),
         script_hash=_source_hash(script),
     )
+    # Names of files that are no UTF-8 come with lone surrogates, which no page can hold.
+    return html.encode(errors="replace").decode()
 
 
 def _text(name: str) -> str:

@@ -18,7 +18,8 @@ from residual_lens.text.templates import TEMPLATES as NAMED_TEMPLATES
 from residual_lens.training.runs.config import RunConfig
 
 LOGIT_SCALE = 100.0
-"""Of models without a text tower, which have learned none: what CLIP's is clipped at (Radford et al. 2021, §2.5)."""
+"""Of models that have none, for lack of a text tower or because it is not published (BLIP): what CLIP's is clipped at
+(Radford et al. 2021, §2.5)."""
 
 Embeddings = Callable[[], tuple[Float[Tensor, "sample d_out"], Int[Tensor, "sample"]]]
 """The training samples' embeddings and labels, made when they are asked for."""
@@ -53,9 +54,12 @@ def classifier_of(
         InputError: templates that do not exist, words that the text tower does not know, or repeated classes.
         UnsupportedModelError: see `classifier_kind`.
     """
+    try:
+        logit_scale = hvit.logit_scale
+    except UnsupportedModelError:
+        logit_scale = LOGIT_SCALE
     if classifier_kind(config, hvit) == "means":
-        scale = LOGIT_SCALE if hvit.parts.text is None else hvit.logit_scale
-        return class_means(*train(), classes, logit_scale=scale)
+        return class_means(*train(), classes, logit_scale=logit_scale)
     filled = templates_of(config.templates, config.data)
     try:
         refuse_unknown_words(hvit, dict(zip(classes, fill(filled, classes), strict=True)))
@@ -63,7 +67,7 @@ def classifier_of(
         raise InputError(
             f"{error} Of a run: give --templates in words that it knows, such as '{{}}' alone, or --classifier means."
         ) from error
-    return zero_shot_classifier(hvit.encode_text, classes, templates=filled, logit_scale=hvit.logit_scale)
+    return zero_shot_classifier(hvit.encode_text, classes, templates=filled, logit_scale=logit_scale)
 
 
 def class_means(

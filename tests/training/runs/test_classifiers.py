@@ -18,6 +18,7 @@ from residual_lens.training.runs.classifiers import (
     classifier_of,
     templates_of,
 )
+from tests.backbones.models import BY_NAME
 from tests.reference.class_means import reference_class_means
 from tests.tolerances import FLOAT32_TOL, assert_close
 
@@ -86,6 +87,19 @@ def test_class_means_are_taken_where_there_is_no_text_or_where_they_are_asked_fo
         assert found.logit_scale == scale
     with pytest.raises(UnsupportedModelError, match=r"no text tower, .* use --classifier means"):
         classifier_kind(replace(CONFIG, classifier="text"), plain)
+
+
+def test_a_text_tower_without_a_published_scale_classifies_all_the_same():
+    def tokens(texts: list[str]) -> dict[str, torch.Tensor]:
+        ids = torch.tensor([[1, *(ord(letter) % 40 + 3 for letter in text[:6].ljust(6)), 49] for text in texts])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    blip = HookedViT.wrap(
+        BY_NAME["Hugging Face: BlipForImageTextRetrieval (projection with bias)"].build(), tokenizer=tokens
+    )
+    found = classifier_of(replace(CONFIG, templates="{}"), blip, WORDS, never)
+    assert_close(found.weights, blip.encode_text(WORDS), FLOAT32_TOL)
+    assert found.logit_scale == LOGIT_SCALE
 
 
 def test_words_that_the_model_does_not_know_are_refused(clip):

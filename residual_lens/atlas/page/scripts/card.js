@@ -102,7 +102,7 @@ function finding(unit, contents) {
   if (most.contrast < LEAST_LOSS) return "No task loses as much as 1 % of its contrast without it.";
   const place = contents.carriers[most.task].indexOf(unit);
   const loss = `Without it ${label} loses ${percent(most.contrast)} of its contrast`;
-  const rank = place === 0 ? ", more than without any other head" : "";
+  const rank = place === 0 ? `, more than without any other head${contents.shown}` : "";
   return `${loss}${rank}; accuracy ${beforeAfter(task.accuracy, most.accuracy)}.`;
 }
 

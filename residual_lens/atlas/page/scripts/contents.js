@@ -14,6 +14,8 @@ class Contents {
     /** For each task, the heads whose loss takes most of its contrast, the first being the one that carries it. */
     this.carriers = this.tasks.map((_, task) => this.rankedByLoss(task));
     this.families = familiesOf(this.measures);
+    /** Behind what is said of all heads: a page may have but some of them. */
+    this.shown = this.units.length < this.n_layers * (this.n_heads + 1) ? " (of those on this page)" : "";
     this.mostComponents = Math.max(1, ...this.units.map((unit) => unit.components.length));
   }
 

@@ -67,7 +67,7 @@ class DirectionsSection {
     const attention = this.#unit.attention[image];
     return element(
       "figure",
-      { className: "frame", title: captions[image] },
+      { className: "frame", title: captions[image], "--ratio": `${grid[1]} / ${grid[0]}` },
       element("img", { src: images[image], alt: captions[image] }),
       attention ? shade(attention, grid) : null,
     );

@@ -34,7 +34,7 @@ class EffectsSection {
       const row = element(
         "tr",
         {},
-        element("th", { scope: "row" }, button),
+        element("th", { scope: "row", className: classOfCell(taskLabels[effect.task]) }, button),
         ...lossCells(effect.contrast, range, task.accuracy, effect.accuracy),
       );
       this.#rows.set(task.name, { row, button });
@@ -68,9 +68,10 @@ class EffectsSection {
       }))
       .filter(({ lost }) => lost !== null)
       .sort((a, b) => b.lost - a.lost)
-      .map(({ name, lost, before, after }) =>
-        element("tr", {}, element("th", { scope: "row" }, name), ...lossCells(lost, range, before, after)),
-      );
+      .map(({ name, lost, before, after }) => {
+        const head = element("th", { scope: "row", className: classOfCell(name) }, name);
+        return element("tr", {}, head, ...lossCells(lost, range, before, after));
+      });
     const table = (some) => element("table", { className: "effects" }, lossHead("class"), element("tbody", {}, some));
     const rest = rows.slice(SHOWN_CLASSES);
     fill(

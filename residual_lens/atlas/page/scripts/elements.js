@@ -42,6 +42,11 @@ function placeOf(unit) {
   return unit.kind === "head" ? `head ${unit.column} of layer ${unit.layer}` : `MLP of layer ${unit.layer}`;
 }
 
+/** The class of a cell with a text: one with a word that is longer than a column may be broken anywhere. */
+function classOfCell(text) {
+  return /\S{17}/.test(text) ? "breakable" : "";
+}
+
 /** "1 image", "2 images". */
 function counted(n, noun) {
   return `${n} ${noun}${n === 1 ? "" : "s"}`;

@@ -153,18 +153,29 @@ class Grid {
     button.tabIndex = 0;
   }
 
+  /** Along a row over places without a unit, or to the nearest unit of the next row: each row has one. */
   #move(event) {
     const cell = event.target.closest("td");
-    const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
     if (!cell || event.altKey || event.ctrlKey || event.metaKey) return;
-    const rows = this.table.tBodies[0].rows;
-    const columns = cell.parentElement.cells;
-    let [row, column] = [cell.parentElement.sectionRowIndex, cell.cellIndex];
-    if (event.key === "Home") column = 1;
-    else if (event.key === "End") column = columns.length - 1;
-    else if (step) [row, column] = [row + step[0], column + step[1]];
-    else return;
+    const row = cell.parentElement;
+    const [before, after] = [row.previousElementSibling, row.nextElementSibling];
+    const filled = (cells) => [...(cells ?? [])].filter((one) => one.querySelector("button"));
+    const nearest = (cells) => {
+      const apart = (one) => Math.abs(one.cellIndex - cell.cellIndex);
+      return filled(cells).sort((a, b) => apart(a) - apart(b))[0];
+    };
+    const own = filled(row.cells);
+    const steps = {
+      ArrowLeft: () => own[own.indexOf(cell) - 1],
+      ArrowRight: () => own[own.indexOf(cell) + 1],
+      ArrowUp: () => nearest(before?.cells),
+      ArrowDown: () => nearest(after?.cells),
+      Home: () => own[0],
+      End: () => own.at(-1),
+    };
+    const step = steps[event.key];
+    if (!step) return;
     event.preventDefault();
-    rows[row]?.cells[column]?.querySelector("button")?.focus();
+    step()?.querySelector("button").focus();
   }
 }

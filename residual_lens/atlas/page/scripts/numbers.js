@@ -36,7 +36,7 @@ class NumbersSection {
     return element(
       "tr",
       { "data-measure": measure.key },
-      element("th", { scope: "row" }, button),
+      element("th", { scope: "row", className: classOfCell(measure.name) }, button),
       element("td", { className: "figure" }, number(this.#unit.measures[measure.key], measure.digits)),
       element("td", { className: "figure muted" }, rank === null ? "" : `${rank.place} of ${rank.of}`),
     );

@@ -1,11 +1,15 @@
 // Which units a word is about. Nothing here touches the page.
 
 /** What people may type for what the atlas says. */
-const SPELLINGS = { color: "colour", colors: "colour", gray: "grey" };
+const SPELLINGS = new Map([
+  ["color", "colour"],
+  ["colors", "colour"],
+  ["gray", "grey"],
+]);
 
 /** A word without the ending that a plural or a participle has: "stripes" and "striped" both begin with "strip". */
 function stem(word) {
-  const plain = SPELLINGS[word] ?? word;
+  const plain = SPELLINGS.get(word) ?? word;
   for (const ending of ["ing", "es", "ed", "s"]) {
     const rest = plain.slice(0, -ending.length);
     if (plain.endsWith(ending) && rest.length >= (ending === "s" ? 3 : 4)) return rest;

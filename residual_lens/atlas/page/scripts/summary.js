@@ -1,8 +1,8 @@
 // Above everything: which head carries what, and what happens without it.
 
 const SAID =
-  "The head without which a task loses most contrast (how far the right class is ahead of the others); accuracy with " +
-  "and without it";
+  " without which a task loses most contrast (how far the right class is ahead of the others); accuracy with and " +
+  "without it";
 
 class Summary {
   #contents;
@@ -23,8 +23,8 @@ class Summary {
       element(
         "p",
         { className: "note muted" },
-        SAID,
-        element("span", { className: "rest" }, "; what all heads and all MLPs hold of the contrast"),
+        `The head${contents.shown}${SAID}`,
+        element("span", { className: "rest" }, `; what all heads and all MLPs${contents.shown} hold of the contrast`),
         ".",
       ),
     );
