@@ -19,6 +19,35 @@ from residual_lens.hooked.catalogue import ENTRIES, listing
 COLUMNS = "82"
 """Width of the help texts in characters: what fits beside the contents on a desktop."""
 
+MEANINGS = {
+    "hook_embed": "tokens before positions are added: the class token, then the patches",
+    "hook_pos_embed": "what is added to them for their positions",
+    "hook_full_embed": "their sum",
+    "hook_scale": "what the norm divides by: the standard deviation of each token",
+    "hook_normalized": "what the norm gives, before its gain and offset",
+    "hook_resid_pre": "the stream before the block",
+    "hook_q": "queries of each head",
+    "hook_k": "keys",
+    "hook_v": "values",
+    "hook_attn_scores": "attention before the softmax",
+    "hook_pattern": "attention: how much each query takes from each token",
+    "hook_z": "the values that each head has taken together",
+    "hook_result": "what each head writes into the stream, LayerScale included, without the output bias",
+    "hook_attn_out": "what all heads write, with the output bias",
+    "hook_resid_mid": "the stream between attention and MLP",
+    "hook_pre": "the MLP's hidden layer before its activation",
+    "hook_post": "and after it",
+    "hook_mlp_out": "what the MLP writes into the stream",
+    "hook_resid_post": "the stream after the block",
+    "hook_pooled": "what the pooling takes from the stream: here the class token",
+    "hook_embed_direct": "direct contribution of `embed`",
+    "hook_direct": "direct contribution of each head",
+    "hook_mlp_direct": "direct contribution of the MLP",
+    "hook_bias_direct": "direct contribution of `bias`",
+    "hook_image_embed": "the embedding",
+}
+"""What is seen at a hook point, by the last part of its name."""
+
 
 def hook_points() -> Iterator[str]:
     """What `residual-lens hooks` prints; of the layers, which are alike, only the first."""
@@ -38,8 +67,11 @@ def hook_points() -> Iterator[str]:
     )
     yield ""
     yield from table(
-        ("hook point", "shape"),
-        ((f"`{name}`", " × ".join(map(str, activation.shape))) for name, activation in shown.items()),
+        ("hook point", "shape", "what it sees"),
+        (
+            (f"`{name}`", " × ".join(map(str, activation.shape)), MEANINGS[name.rpartition(".")[2]])
+            for name, activation in shown.items()
+        ),
     )
 
 
