@@ -1,4 +1,4 @@
-"""The head atlas of the shipped model, made while the site is built: what docs/atlas.md does, on fewer images."""
+"""The head atlas of the shipped model, made while the site is built, as docs/atlas.md does it."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,11 +12,11 @@ from residual_lens.files import write_atomically
 from residual_lens.training.runs import Resources, RunConfig, run, run_folder
 
 MODEL = "attribute-clip"
-SCENES = 800
+SCENES = 1500
 """Images of the first data set, which components and descriptions are of."""
 TASKS = ("colour", "background", "shape", "texture", "digit", "letter", "size", "position", "orientation")
-OF_A_TASK = 300
-"""Images of each task: an accuracy's standard error is then at most 3 points."""
+OF_A_TASK = 500
+"""Images of each task."""
 
 
 def make(page: Path, workshop: Path) -> None:
@@ -37,9 +37,10 @@ def make(page: Path, workshop: Path) -> None:
 
 
 def add(app: Sphinx, error: Exception | None) -> None:
-    """Put the page beside the site's own, at atlas/index.html."""
+    """Put the page beside the site's own, at atlas/index.html; what it is made of stays outside of the site."""
     if error is None and app.builder.name == "html":
-        make(Path(app.outdir) / "atlas" / "index.html", Path(app.doctreedir).parent / "atlas")
+        site = Path(app.outdir)
+        make(site / "atlas" / "index.html", site.parent / ".head_atlas")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -123,6 +123,7 @@ def _effect(task: int, effects: Effects, unit: str) -> ClassEffect:
         accuracy=_number(float(effects.accuracies_without[at])) or 0.0,
         classes=tuple(map(_number, effects.hits_without[at].tolist())),
         contrast=_number(float(effects.shares_lost[at])),
+        contrast_error=_number(float(effects.errors_of_shares_lost[at])),
         contrasts=tuple(map(_number, effects.shares_lost_by_class[at].tolist())),
     )
 

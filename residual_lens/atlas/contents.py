@@ -63,8 +63,10 @@ class ClassEffect:
     """Share of the task's contrast that goes with the unit: 0 where it has none, negative where there is more without
     it. An image's contrast is `⟨e, w_y − mean of the other classes' w⟩`, which a model can lose long before its
     accuracy; where classes are balanced the shares of all units add up to 1. None where the whole model has none."""
+    contrast_error: float | None
+    """Its standard error over the task's images."""
     contrasts: tuple[float | None, ...]
-    """The same for each class' images, of the contrast of these; None also where a class has no images."""
+    """`contrast` of each class' images alone; None also where a class has no images."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ class Effects:
     """Mean contrast of a class' samples; NaN where there are none."""
     lost: Float[Tensor, "unit class"]
     """What of it goes with each unit."""
+    spread: Float[Tensor, "unit"]
+    """Standard deviation, over all samples, of what goes with each unit."""
 
     @property
     def accuracy(self) -> float:
@@ -47,6 +49,14 @@ class Effects:
     def shares_lost(self) -> Float[Tensor, "unit"]:
         """Share of the contrast over all samples that goes with each unit; NaN where there is no contrast to lose."""
         return _shares(self._mean(self.lost), self._mean(self.contrast))
+
+    @property
+    def errors_of_shares_lost(self) -> Float[Tensor, "unit"]:
+        """Standard error of `shares_lost`: `std_i(lost_i) / (√n · mean_i contrast_i)` over n samples i.
+
+        The mean contrast is taken as exact. NaN where shares are.
+        """
+        return _shares(self.spread / self.counts.sum().sqrt(), self._mean(self.contrast))
 
     @property
     def shares_lost_by_class(self) -> Float[Tensor, "unit class"]:
@@ -82,6 +92,7 @@ def ablation_effects(task: LabelledStore, *, progress: bool = False) -> Effects:
     counts = task.labels.bincount(minlength=n_classes)
     hits, contrast = torch.zeros(2, n_classes, dtype=torch.float64)
     hits_without, lost = torch.zeros(2, len(units), n_classes, dtype=torch.float64)
+    squares = torch.zeros(len(units), dtype=torch.float64)
     means = mean_products(store, classifier)
     done = 0
     with tqdm(total=len(task.rows), desc=f"effects on {task.name}", unit="sample", disable=not progress) as bar:
@@ -94,9 +105,14 @@ def ablation_effects(task: LabelledStore, *, progress: bool = False) -> Effects:
             bar.update(len(labels))
             hits.index_add_(0, labels, (logits.argmax(dim=-1) == labels).double())
             contrast.index_add_(0, labels, contrasts(logits, labels))
-            lost.index_add_(1, labels, contrasts(gone, labels))
+            lost_here = contrasts(gone, labels)
+            lost.index_add_(1, labels, lost_here)
+            squares += lost_here.square().sum(dim=1)
             hits_without.index_add_(1, labels, ((logits - gone).argmax(dim=-1) == labels).double())
-    return Effects(units.names, counts, hits / counts, hits_without / counts, contrast / counts, lost / counts)
+    n = len(task.rows)
+    # Rounding may leave less than nothing of a unit that always adds the same.
+    spread = ((squares - lost.sum(dim=1).square() / n).clamp_min(0) / (n - 1)).sqrt()
+    return Effects(units.names, counts, hits / counts, hits_without / counts, contrast / counts, lost / counts, spread)
 
 
 def contrasts(

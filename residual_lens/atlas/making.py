@@ -109,7 +109,7 @@ def atlas(
     bases = fit_bases(first, units=names, progress=progress)
     effects = [ablation_effects(task, progress=progress) for task in tasks]
     learned = None if trained is None else trained.seen_from(bases)
-    measured = all_measures(stores, bases, tasks, effects, descriptions, learned, progress=progress)
+    measured = all_measures(stores, bases, tasks, effects, descriptions, trained, progress=progress)
     rows = _drawn(len(first), n_images, seed)
     ends = component_ends(first, bases, n_components, n_ends, rows=rows, progress=progress)
     by_unit = {unit: {place for end in found for place in (*end.low, *end.high)} for unit, found in ends.items()}

@@ -10,10 +10,10 @@ from torch import Tensor
 from residual_lens.activations import Store
 from residual_lens.atlas.contents import Measure
 from residual_lens.atlas.effects import Effects
-from residual_lens.atlas.learned import LearnedScales
+from residual_lens.atlas.learned import LearnedRun
 from residual_lens.atlas.tasks import LabelledStore, store_names
 from residual_lens.bases import Bases, fit_bases
-from residual_lens.descriptions import LABEL, Descriptions
+from residual_lens.descriptions import LABEL, SIGNIFICANT, Descriptions
 from residual_lens.dimensions import unit_dimensions
 from residual_lens.selection import unit_scores
 from residual_lens.spectral import spectral_cosine
@@ -34,7 +34,7 @@ def all_measures(
     tasks: Sequence[LabelledStore],
     effects: Sequence[Effects],
     descriptions: Descriptions | None,
-    learned: LearnedScales | None,
+    run: LearnedRun | None,
     *,
     progress: bool = False,
 ) -> list[Measured]:
@@ -46,7 +46,7 @@ def all_measures(
         tasks: of those stores that have labels.
         effects: of the tasks.
         descriptions: of the units, if there is a dictionary.
-        learned: λ, if there is a run.
+        run: what λ are of, if there is one.
         progress: show progress bars.
     """
     first, units = stores[0], list(bases)
@@ -55,12 +55,12 @@ def all_measures(
         measured += task_measures(task, place, found, units, progress=progress)
     measured.append(output_measure(first, units, progress=progress))
     if descriptions is not None:
-        measured.append(text_measure(descriptions))
+        measured += text_measures(descriptions)
     for place, (name, other) in enumerate(zip(store_names(stores)[1:], stores[1:], strict=True), start=1):
         measured.append(similarity_measure(name, place, bases, other, progress=progress))
     measured += dimension_measures(first, units, progress=progress)
-    if learned is not None:
-        measured.append(learned_measure(learned))
+    if run is not None:
+        measured.append(learned_measure(run, stores, bases, progress=progress))
     return measured
 
 
@@ -125,13 +125,30 @@ def output_measure(store: Store, units: Sequence[str], *, progress: bool = False
     )
 
 
-def text_measure(descriptions: Descriptions) -> Measured:
-    """How well texts describe units."""
-    explanation = f"Share of the unit's variance that {LABEL} texts of the dictionary explain."
-    return Measured(
-        Measure("texts", f"Explained by {LABEL} texts", explanation, "relation"),
-        {one.unit: one.explained_by(LABEL) for one in descriptions},
-    )
+def text_measures(descriptions: Descriptions) -> list[Measured]:
+    """How well texts describe units, and whether chance would do as well."""
+    return [
+        Measured(
+            Measure(
+                "texts",
+                f"Explained by {LABEL} texts",
+                f"Share of the unit's variance that {LABEL} texts of the dictionary explain.",
+                "relation",
+            ),
+            {one.unit: one.explained_by(LABEL) for one in descriptions},
+        ),
+        Measured(
+            Measure(
+                "chance",
+                "Words by chance (p)",
+                f"How often {LABEL} random texts explain as much of the unit's variance: above {SIGNIFICANT:g} its "
+                "words may be luck.",
+                "relation",
+                digits=3,
+            ),
+            {one.unit: one.fit.p for one in descriptions},
+        ),
+    ]
 
 
 def task_measures(
@@ -209,10 +226,16 @@ def similarity_measure(name: str, place: int, bases: Bases, other: Store, *, pro
     return Measured(Measure(f"cosine:{place}", f"Spectral cosine with {name}", explanation, "relation"), values)
 
 
-def learned_measure(learned: LearnedScales) -> Measured:
-    """What training changed."""
-    explanation = "Σ (λ − 1)² · variance over the unit's components, as a share of that of all units here."
-    return Measured(Measure("energy", "Change by λ", explanation, "training", digits=3), learned.energy)
+def learned_measure(run: LearnedRun, stores: Sequence[Store], bases: Bases, *, progress: bool = False) -> Measured:
+    """What λ change (see `LearnedRun.changes`), on the run's own data where one of the stores is of these."""
+    store = run.store_of_data(stores)
+    fitted = bases if store is stores[0] else fit_bases(store, units=list(bases), progress=progress)
+    explanation = (
+        f"Σ (λ − 1)² · variance over the run's components of the unit on {store.provenance.data}/"
+        f"{store.provenance.split}, as a share of that of all units here. λ = 1 changes nothing, so that a random "
+        "start counts as change."
+    )
+    return Measured(Measure("energy", "Change by λ", explanation, "training", digits=3), run.changes(fitted))
 
 
 def _stacked(

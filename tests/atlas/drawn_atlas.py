@@ -36,6 +36,8 @@ MEASURES = (
 GRID = (4, 4)
 N_IMAGES = 24
 N_COMPONENTS = 12
+ERROR = 0.004
+"""Of each share of contrast."""
 
 
 def drawn_atlas(n_layers: int = 3, n_heads: int = 4, *, seed: int = 0, title: str = "Head atlas") -> Atlas:
@@ -127,7 +129,7 @@ def _effect(place: int, task: TaskEntry, carries_colour: bool, generator: Genera
     )
     contrasts = (contrast + generator.normal(0, 0.03, len(task.classes))).tolist()
     classes = np.clip(np.array(task.class_accuracies) - contrast / 4, 0, 1)
-    return ClassEffect(place, float(classes.mean()), tuple(classes.tolist()), contrast, tuple(contrasts))
+    return ClassEffect(place, float(classes.mean()), tuple(classes.tolist()), contrast, ERROR, tuple(contrasts))
 
 
 def _description(generator: Generator) -> tuple[Said, ...]:

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from residual_lens.hooked import HookedViT
 from residual_lens.interventions import ResiDual
 from residual_lens.training.runs import ADAPTER, RunConfig, RunResult
 from residual_lens.training.runs.folder import save_config
@@ -39,3 +41,13 @@ def trained(residual: ResiDual) -> ResiDual:
     draw = torch.randn(residual.scales.shape, generator=torch.Generator().manual_seed(8))
     residual.scales.data.add_(draw)
     return residual
+
+
+@torch.no_grad()
+def edited(residual: ResiDual, hvit: HookedViT, unit: str, contribution: Tensor) -> Tensor:
+    """What its hook makes of one contribution of a unit."""
+    hook = dict(residual.hooks(hvit, "direct"))[hvit.units[unit].direct_hook_name]
+    d_out = hvit.cfg.d_out
+    values = torch.zeros(1, hvit.cfg.n_heads, d_out) if unit.startswith("L") else torch.zeros(1, d_out)
+    values = hvit.units[unit].replace(values, contribution)
+    return hvit.units[unit].read(hook(values, None))[0]

@@ -55,6 +55,9 @@ def test_effects_are_those_of_the_twin(kind, arguments, tmp_path):
         totals = sum(map(sum, contrasts[unit])), sum(map(sum, contrasts[""]))
         share = 1 - totals[0] / totals[1] if totals[1] > 0 else torch.nan
         assert float(found.shares_lost[place]) == pytest.approx(share, nan_ok=True)
+        gone = np.concatenate(contrasts[""]) - np.concatenate(contrasts[unit])
+        error = np.std(gone, ddof=1) / np.sqrt(n) / (totals[1] / n) if totals[1] > 0 else np.nan
+        assert float(found.errors_of_shares_lost[place]) == pytest.approx(error, nan_ok=True)
 
 
 def test_effects_are_those_of_ablation_in_the_forward_pass(tmp_path):
@@ -93,6 +96,7 @@ def test_shares_of_the_contrast_add_up_to_it_where_classes_are_balanced(tmp_path
     assert found._mean(found.contrast) > 0
     assert float(found.shares_lost.sum()) == pytest.approx(1, abs=1e-9)
     assert behind.shares_lost.isnan().all()
+    assert behind.errors_of_shares_lost.isnan().all()
     assert torch.equal(behind.shares_lost_by_class.isnan(), (behind.contrast <= 0).expand(len(found.units), -1))
 
 

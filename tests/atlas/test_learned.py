@@ -12,7 +12,7 @@ from residual_lens.interventions import ResiDual
 from residual_lens.interventions.adapter import Origin
 from residual_lens.training import cache_samples
 from residual_lens.training.runs import RunConfig
-from tests.atlas.runs import finished, trained
+from tests.atlas.runs import edited, finished, trained
 from tests.interventions.tiny_bases import bases_for, wrapped
 from tests.tiny_models import tiny_images
 from tests.tolerances import FLOAT32_TOL, assert_close
@@ -52,7 +52,6 @@ def test_from_its_own_bases_lambda_is_lambda(hvit, bases, tmp_path, scales):
 
 
 @pytest.mark.parametrize("variant", ["residual", "residual*"])
-@torch.no_grad()
 def test_from_other_bases_it_is_what_the_run_makes_of_each_component(hvit, bases, tmp_path, variant):
     run = run_of(bases, hvit, tmp_path, variant=variant, keep_mean=True)
     others = bases_for(hvit, n_images=25)
@@ -60,16 +59,9 @@ def test_from_other_bases_it_is_what_the_run_makes_of_each_component(hvit, bases
     kept = [unit for unit in others if variant == "residual" or unit.startswith("L")]
     assert list(found.after) == kept
     for unit in kept:
-        hook = dict(run.residual.hooks(hvit, "direct"))[hvit.units[unit].direct_hook_name]
-
-        def edited(contribution, unit=unit, hook=hook):
-            values = torch.zeros(1, hvit.cfg.n_heads, hvit.cfg.d_out) if unit.startswith("L") else torch.zeros(1, 20)
-            values = hvit.units[unit].replace(values, contribution)
-            return hvit.units[unit].read(hook(values, None))[0]
-
         # The edit is affine: its linear part is the difference from what it makes of nothing.
-        nothing = edited(torch.zeros(20))
-        gains = [float((edited(psi) - nothing) @ psi) for psi in others[unit].components]
+        nothing = edited(run.residual, hvit, unit, torch.zeros(20))
+        gains = [float((edited(run.residual, hvit, unit, psi) - nothing) @ psi) for psi in others[unit].components]
         assert_close(found.after[unit], torch.tensor(gains).double(), 10 * FLOAT32_TOL)
 
 
@@ -79,7 +71,7 @@ def test_energy_is_the_change_that_explain_reports(hvit, bases, tmp_path):
     # On the samples that the bases are of; variances there are over one less.
     samples = cache_samples(hvit, images, torch.arange(40) % 3)
     explained = explain(run.residual, samples, toy_classifier(hvit), None, data="toy")
-    found = run.seen_from(bases).energy
+    found = run.changes(bases)
     assert found == pytest.approx({unit.unit: unit.change for unit in explained.units}, rel=1e-4)
     assert sum(found.values()) == pytest.approx(1)
 
@@ -87,8 +79,7 @@ def test_energy_is_the_change_that_explain_reports(hvit, bases, tmp_path):
 def test_where_nothing_is_learned_nothing_changes(hvit, bases, tmp_path):
     residual = ResiDual.from_bases(bases, scales="ones")
     folder = finished(residual, tmp_path / "run", replace(CONFIG, scales="ones"))
-    found = LearnedRun.load(folder, Origin.of_model(hvit)).seen_from(bases)
-    assert set(found.energy.values()) <= {0.0}
+    assert LearnedRun.load(folder, Origin.of_model(hvit)).changes(bases) == {}
 
 
 def test_a_start_that_depends_on_the_spectrum_is_not_known(hvit, bases, tmp_path):

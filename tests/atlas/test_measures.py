@@ -6,31 +6,48 @@ import pytest
 import torch
 
 from residual_lens.atlas.effects import ablation_effects
-from residual_lens.atlas.learned import LearnedScales
-from residual_lens.atlas.measures import all_measures
+from residual_lens.atlas.learned import LearnedRun
+from residual_lens.atlas.measures import all_measures, learned_measure
 from residual_lens.bases import fit_bases
 from residual_lens.descriptions import describe
 from residual_lens.dimensions import unit_dimensions
+from residual_lens.interventions import ResiDual
+from residual_lens.interventions.adapter import Origin
 from residual_lens.selection import unit_scores
 from residual_lens.spectral import spectral_cosine
+from residual_lens.training.runs import RunConfig
 from tests.activations.stores import wrapped
 from tests.atlas.labelled import dictionary, labelled, store_of
+from tests.atlas.runs import edited, finished, trained
 
 UNITS = ["L0H0", "L0H2", "0_mlp_out", "L2H1"]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """Two stores, their bases, and all measures by key."""
+def hvit():
+    return wrapped("ViT-B-16")
+
+
+@pytest.fixture(scope="module")
+def run(hvit, tmp_path_factory):
+    """Of digits, on units without the last one."""
+    folder = tmp_path_factory.mktemp("run")
+    with store_of(hvit, folder, 12, "digits") as train:
+        residual = trained(ResiDual.from_bases(fit_bases(train, units=UNITS[:3])))
+    finished(residual, folder / "run", RunConfig("tiny", "digits", "residual"))
+    return LearnedRun.load(folder / "run", Origin.of_model(hvit))
+
+
+@pytest.fixture(scope="module")
+def found(hvit, run, tmp_path_factory):
+    """Two stores, their tasks, and all measures by key."""
     folder = tmp_path_factory.mktemp("stores")
-    hvit = wrapped("ViT-B-16")
     with store_of(hvit, folder, 40) as store, store_of(hvit, folder, 25, "digits") as other:
         bases = fit_bases(store, units=UNITS)
         tasks = (labelled(store), replace(labelled(other), name="digits"))
         effects = [ablation_effects(task) for task in tasks]
         descriptions = describe(store, dictionary(20), UNITS, 6, n_null=19)
-        learned = LearnedScales({}, {}, {"L0H0": 0.25, "L0H2": 0.75})
-        measured = all_measures([store, other], bases, tasks, effects, descriptions, learned)
+        measured = all_measures([store, other], bases, tasks, effects, descriptions, run)
         yield store, other, tasks, effects, descriptions, {one.measure.key: one for one in measured}
 
 
@@ -38,7 +55,7 @@ def test_every_measure_has_a_key_of_its_own_and_says_what_it_is(found):
     *_, by_key = found
     of_tasks = [f"{family}:{place}" for place in (0, 1) for family in ("contrast", "accuracy", "alone", "task")]
     dimensions = ["two_nn", "linear", "ratio", "participation", "first_share"]
-    assert list(by_key) == [*of_tasks, "output", "texts", "cosine:1", *dimensions, "energy"]
+    assert list(by_key) == [*of_tasks, "output", "texts", "chance", "cosine:1", *dimensions, "energy"]
     assert len({one.measure.name for one in by_key.values()}) == len(by_key)
     assert {one.measure.group for one in by_key.values()} == {"dimension", "relation", "effect", "training"}
     for one in by_key.values():
@@ -78,10 +95,42 @@ def test_effects_are_those_of_ablation(found):
             )
 
 
-def test_texts_and_lambda_are_passed_on(found):
+def test_texts_are_passed_on(found):
     *_, descriptions, by_key = found
     assert by_key["texts"].values == {one.unit: one.explained[4] for one in descriptions}
-    assert by_key["energy"].values == {"L0H0": 0.25, "L0H2": 0.75}
+    assert by_key["chance"].values == {one.unit: one.fit.p for one in descriptions}
+
+
+def test_what_lambda_change_is_of_the_data_of_the_run(hvit, run, found):
+    store, other, *_, by_key = found
+
+    def share_by_unit(samples):
+        """How much the run's edit moves each sample's contributions about their mean."""
+        parts, energy = samples.decompose().values, {}
+        for unit in UNITS[:3]:
+            before = parts[:, samples.units.names.index(unit)]
+            moved = torch.stack([edited(run.residual, hvit, unit, one) - one for one in before]).double()
+            energy[unit] = float((moved - moved.mean(dim=0)).square().sum())
+        return {unit: value / sum(energy.values()) for unit, value in energy.items()}
+
+    measure, values = by_key["energy"].measure, by_key["energy"].values
+    assert values == pytest.approx(share_by_unit(other), rel=1e-4)
+    assert values != pytest.approx(share_by_unit(store), rel=1e-2)
+    assert "on digits/train" in measure.explanation
+    assert "λ = 1 changes nothing" in measure.explanation
+    # Without the run's own data, of the first store's.
+    plain = learned_measure(run, [store], fit_bases(store, units=UNITS))
+    assert plain.values == pytest.approx(share_by_unit(store), rel=1e-4)
+    assert "on a/train" in plain.measure.explanation
+
+
+def test_of_several_stores_of_the_data_the_test_split_counts(run, found, monkeypatch):
+    store, other, *_ = found
+    assert run.store_of_data([store, other]) is other
+    monkeypatch.setattr(store, "provenance", replace(store.provenance, data="digits", split="test"))
+    assert run.store_of_data([other, store]) is store
+    monkeypatch.setattr(store, "provenance", replace(store.provenance, split="validation"))
+    assert run.store_of_data([other, store]) is other
 
 
 def test_spectral_cosine_is_unit_by_unit(found):

@@ -100,10 +100,17 @@ function finding(unit, contents) {
   const most = measured.reduce((best, effect) => (effect.contrast > best.contrast ? effect : best));
   const [task, label] = [contents.tasks[most.task], contents.taskLabels[most.task]];
   if (most.contrast < LEAST_LOSS) return "No task loses as much as 1 % of its contrast without it.";
-  const place = contents.carriers[most.task].indexOf(unit);
-  const loss = `Without it ${label} loses ${percent(most.contrast)} of its contrast`;
-  const rank = place === 0 ? `, more than without any other head${contents.shown}` : "";
+  const loss = `Without it ${label} loses ${withError(most.contrast, most.contrast_error)} of its contrast`;
+  const leaders = [contents.carriers[most.task][0], ...contents.rivals(most.task)];
+  const rank = leaders.includes(unit) ? `, ${rankAmong(leaders, unit)}${contents.shown}` : "";
   return `${loss}${rank}; accuracy ${beforeAfter(task.accuracy, most.accuracy)}.`;
+}
+
+/** How a unit stands among those that may carry a task most. */
+function rankAmong(leaders, unit) {
+  const others = leaders.filter((one) => one !== unit).map((one) => one.name);
+  if (others.length === 0) return "more than without any other head";
+  return `about as much as without ${others.length > 3 ? `${others.length} other heads` : alternatives(others)}`;
 }
 
 /** One range for λ of all units, so that cards can be compared. */

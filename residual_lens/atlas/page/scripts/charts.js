@@ -122,13 +122,18 @@ function scalesChart(unit, start, range) {
   return new Chart(label, options, [places, places.map(() => start), before, unit.scales]);
 }
 
-/** Which component training changed most; the λ that changes nothing stands for a start that is not known. */
+/** Which component training changed most, if any; the λ that changes nothing stands for a start that is not known. */
 function scalesSaid(unit, start) {
   const before = unit.scales_before ?? unit.scales.map(() => start);
   const changes = unit.scales.map((scale, i) => Math.abs(scale - before[i]));
   const most = changes.indexOf(Math.max(...changes));
   const from = number(before[most], 2);
   const to = number(unit.scales[most], 2);
+  if (from === to) {
+    return unit.scales_before === null
+      ? `none is as far as 0.01 from ${from}.`
+      : "they are where they began: none moved by as much as 0.01.";
+  }
   return unit.scales_before === null
     ? `component ${most + 1} is furthest from ${from}: ${to}.`
     : `component ${most + 1} changed most, from ${from} to ${to}.`;

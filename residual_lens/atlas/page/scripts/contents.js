@@ -29,6 +29,14 @@ class Contents {
     return this.heads.filter((unit) => lost(unit) !== null).sort((a, b) => lost(b) - lost(a));
   }
 
+  /** Heads that the images do not tell from a task's first: within two standard errors of the difference. */
+  rivals(task) {
+    const [first, ...others] = this.carriers[task].map((unit) => this.effect(unit, task));
+    const error = (one) => one.contrast_error ?? 0;
+    const near = (one) => first.contrast - one.contrast <= 2 * Math.hypot(error(first), error(one));
+    return this.carriers[task].slice(1).filter((_, i) => near(others[i]));
+  }
+
   /** The share of a task's contrast that all units of a kind hold together. */
   heldBy(kind, task) {
     const units = this.units.filter((unit) => unit.kind === kind);

@@ -30,6 +30,11 @@ function percent(share, digits = 1) {
   return share === null ? "–" : `${number(100 * share, digits)}\u00a0%`;
 }
 
+/** "5.6 ± 0.2 %", a share with its standard error, unless that is less than what is rounded off. */
+function withError(share, error) {
+  return error === null || error < 0.0005 ? percent(share) : `${number(100 * share, 1)}\u00a0±\u00a0${percent(error)}`;
+}
+
 /** Two shares as "99.4 → 81.0 %"; where both read alike, "stays 99.4 %". */
 function beforeAfter(before, after) {
   return percent(before) === percent(after)
@@ -50,6 +55,13 @@ function classOfCell(text) {
 /** "1 image", "2 images". */
 function counted(n, noun) {
   return `${n} ${noun}${n === 1 ? "" : "s"}`;
+}
+
+/** "L5H3", "L5H3 or L5H1", "L5H3, L5H1 or L4H0"; of more than three "L5H3 or 4 others". */
+function alternatives([first, ...others]) {
+  if (others.length > 2) return `${first} or ${others.length} others`;
+  const last = others.pop();
+  return last === undefined ? first : `${[first, ...others].join(", ")} or ${last}`;
 }
 
 /** A part of a card with its heading. */

@@ -3,6 +3,8 @@
 /** So many results are listed at most; the grid marks them all. */
 const MOST_RESULTS = 40;
 
+const NOTHING = "It is not among this page’s texts, tasks and classes.";
+
 class SearchPanel {
   #address;
   #input;
@@ -22,7 +24,19 @@ class SearchPanel {
     });
     const label = element("label", { for: "word" }, "Find units by a word ", element("kbd", {}, "/"));
     fill(place, label, this.#input, element("div", { className: "results" }, this.#count, this.#list));
+    place.addEventListener("keydown", (event) => this.#move(event));
     this.#input.addEventListener("input", () => address.change({ search: this.#input.value }, { passing: true }));
+  }
+
+  /** Arrows go from the field to the results, along them, and back; Enter opens the one that has the focus. */
+  #move(event) {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
+    const stops = [this.#input, ...this.#links.map(({ link }) => link)];
+    const next = stops.indexOf(event.target) + step;
+    if (!stops.includes(event.target) || !(next in stops)) return;
+    event.preventDefault();
+    stops[next].focus();
   }
 
   focus() {
@@ -48,7 +62,7 @@ class SearchPanel {
 
   #fill(found) {
     this.#found = found;
-    const some = found?.length ? `${counted(found.length, "unit")}, best first` : "No unit is about this.";
+    const some = found?.length ? `${counted(found.length, "unit")}, best first` : NOTHING;
     this.#count.textContent = found === null ? "" : some;
     this.#links = (found ?? []).slice(0, MOST_RESULTS).map(({ unit, evidence }) => {
       const link = element("a", {}, unit.name);

@@ -2,7 +2,8 @@
 
 const SAID =
   " without which a task loses most contrast (how far the right class is ahead of the others); accuracy with and " +
-  "without it";
+  "without it. ±: standard error; “or”: heads that other images may put first, since they are within two standard " +
+  "errors of the difference";
 
 class Summary {
   #contents;
@@ -14,7 +15,7 @@ class Summary {
     this.#address = address;
     const items = contents.carriers.flatMap(([unit], task) => (unit ? [this.#item(unit, task)] : []));
     if (items.length === 0) return;
-    const heads = ["task", "head", "contrast", "accuracy"].map((text) => element("span", {}, text));
+    const heads = ["head", "contrast", "accuracy"].map((text) => element("span", {}, text));
     fill(
       place,
       element("h2", { id: "summary-title" }, "Which head carries …"),
@@ -23,9 +24,8 @@ class Summary {
       element(
         "p",
         { className: "note muted" },
-        `The head${contents.shown}${SAID}`,
-        element("span", { className: "rest" }, `; what all heads and all MLPs${contents.shown} hold of the contrast`),
-        ".",
+        `The head${contents.shown}${SAID}.`,
+        element("span", { className: "rest" }, ` Last line: what all heads and all MLPs${contents.shown} hold of it.`),
       ),
     );
   }
@@ -33,15 +33,15 @@ class Summary {
   #item(unit, place) {
     const contents = this.#contents;
     const [task, effect] = [contents.tasks[place], contents.effect(unit, place)];
+    const names = alternatives([unit, ...contents.rivals(place)].map((one) => one.name));
     const [heads, mlps] = ["head", "mlp"].map((kind) => percent(contents.heldBy(kind, place), 0));
     const worded = (className, word, text) =>
       element("span", { className }, element("span", { className: "word" }, ` ${word} `), text);
     const link = element(
       "a",
       {},
-      element("span", { className: "task" }, `${contents.taskLabels[place]}? `),
-      element("strong", {}, unit.name),
-      worded("lost", "contrast", percent(-effect.contrast, 0)),
+      element("span", {}, `${contents.taskLabels[place]}? `, element("strong", {}, names)),
+      worded("lost", "contrast", withError(-effect.contrast, effect.contrast_error)),
       worded("accuracy muted", "accuracy", beforeAfter(task.accuracy, effect.accuracy)),
       element("span", { className: "rest muted" }, ` heads ${heads}, MLPs ${mlps}`),
     );
