@@ -1,6 +1,7 @@
 """The main job end to end: decompose, fit bases, train ResiDual through hooks, compare honestly."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from residual_lens.text import zero_shot_classifier
 from residual_lens.training import Coarse, LinearAdapter, cache_samples, evaluate, train_adapter
 
 MODEL = "attribute-clip"
+FITTING = "residual_lens.training.fitting.fit"
+"""What logs that training diverged."""
 # Unlabelled training images of each of the demo's tasks that the bases are fitted on together, whatever tasks are run.
 BASIS_IMAGES_PER_TASK = 200
 
@@ -64,6 +67,8 @@ class TaskResult:
     """By name."""
     change: Float[np.ndarray, "layer column"]
     """Share of ResiDual's change by head (last column: MLP)."""
+    kept_start: dict[str, int]
+    """Epochs of each method of which none was better than its start, which was kept."""
 
 
 def run_demo(
@@ -109,6 +114,10 @@ def run_demo(
     report = {"model": MODEL, "seed": seed, "tasks": {name: _as_json(result) for name, result in results.items()}}
     shown = {_label(name): result for name, result in report["tasks"].items()}
     console.print(results_table(shown, title="Accuracy on held-out test images (%)"))
+    for name, result in results.items():
+        for method, epochs in result.kept_start.items():
+            said = f"{name}, {method}: none of {epochs} epochs was better than the untrained start, which was kept."
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
     write_atomically(out / "results.json", f"{json.dumps(report, indent=2)}\n".encode())
     change = np.mean([result.change for result in results.values()], axis=0)
     save(demo_figure(shown, change, title=f"ResiDual on {MODEL}"), out / "figure.png")
@@ -177,15 +186,34 @@ def _run_task(hvit: HookedViT, bases: Bases, task: Task, seed: int, step: Step) 
         train, validation, test = (cache_samples(hvit, hvit.normalize(s.images), s.labels) for s in splits)
         methods = {"zero-shot": MethodResult(evaluate(hvit, classifier, test), 0, seconds)}
     change = np.zeros((hvit.cfg.n_layers, hvit.cfg.n_heads + 1))
+    kept_start = {}
     for name, make in METHODS.items():
         with step(task.name, f"training {name}"):
             adapter = make(hvit, bases, seed)
-            log = train_adapter(adapter, hvit, classifier, train=train, validation=validation, seed=seed)
+            with _quiet():
+                log = train_adapter(adapter, hvit, classifier, train=train, validation=validation, seed=seed)
+            if not log.best_epoch:
+                kept_start[name] = log.epochs
             accuracy = evaluate(hvit, classifier, test, adapter=adapter)
             methods[name] = MethodResult(accuracy, adapter.parameter_count(), log.seconds)
         if name == "residual" and isinstance(adapter, ResiDual):
             change = _change(hvit, bases, adapter)
-    return TaskResult(len(task.test), 1 / len(task.classes), methods, change)
+    return TaskResult(len(task.test), 1 / len(task.classes), methods, change, kept_start)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warning that training diverged, which advises on options that the demo does not have."""
+
+    def never(record: logging.LogRecord) -> bool:
+        return False
+
+    fitting = logging.getLogger(FITTING)
+    fitting.addFilter(never)
+    try:
+        yield
+    finally:
+        fitting.removeFilter(never)
 
 
 def _change(hvit: HookedViT, bases: Bases, residual: ResiDual) -> Float[np.ndarray, "layer column"]:

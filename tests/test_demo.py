@@ -2,15 +2,18 @@
 
 import io
 import json
+import logging
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
+from residual_lens import demo
 from residual_lens.data import task_names
 from residual_lens.demo import demo_tasks, run_demo
 from residual_lens.errors import InputError
+from residual_lens.training import LinearAdapter
 
 TASKS = ("digits", "attributes:position")
 METHODS = {"zero-shot", "coarse", "residual*", "residual", "linear"}
@@ -97,6 +100,30 @@ def test_the_demo_covers_digits_every_attribute_and_three_shifts():
     assert {name for name in task_names() if "@" not in name} <= set(names)
     assert sum("@" in name for name in names) >= 3
     assert set(names) <= set(task_names())
+
+
+@pytest.mark.slow
+def test_a_method_that_stays_at_its_start_is_named_in_one_line_and_not_warned_of(tmp_path, monkeypatch, caplog):
+    train = demo.train_adapter
+
+    def linear_goes_too_far(adapter, *parts, **options):
+        rate = 1e4 if isinstance(adapter, LinearAdapter) else None
+        return train(adapter, *parts, **options, learning_rate=rate, max_epochs=2)
+
+    monkeypatch.setattr(demo, "train_adapter", linear_goes_too_far)
+    monkeypatch.setattr(demo, "BASIS_IMAGES_PER_TASK", 8)
+    stream = io.StringIO()
+    task = "attributes:shape"
+    report = run_demo(tmp_path, tasks=(task,), console=Console(file=stream, width=100))
+    said = [line for line in stream.getvalue().splitlines() if "epochs" in line]
+    assert said[-1] == f"{task}, linear: none of 2 epochs was better than the untrained start, which was kept."
+    assert len(said) == len(set(said))
+    assert caplog.records == []
+    methods = report["tasks"][task]["methods"]
+    assert methods["linear"]["accuracy"] == methods["zero-shot"]["accuracy"]
+    # Others hear of it again.
+    logging.getLogger(demo.FITTING).warning("Training diverged")
+    assert len(caplog.records) == 1
 
 
 def test_unknown_tasks_are_refused_before_anything_is_loaded(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from residual_lens.cli.places import require_folders
+
 
 def demo(out: Path = Path("demo"), seed: int = 0, tasks: tuple[str, ...] = ()) -> None:
     """Decompose, analyse and adapt the shipped model on real and rendered tasks; write a table and a figure.
@@ -15,6 +17,7 @@ def demo(out: Path = Path("demo"), seed: int = 0, tasks: tuple[str, ...] = ()) -
         seed: of data, initial scales and the order of samples.
         tasks: task names; all of the demo's by default (residual-lens tasks lists what there is).
     """
+    require_folders(out=out)
     from residual_lens.demo import run_demo
 
     run_demo(out, seed=seed, tasks=tasks or None)

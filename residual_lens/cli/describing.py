@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from residual_lens.cli.places import require_files, require_folders
 from residual_lens.errors import InputError
 
 
@@ -53,12 +54,14 @@ def describe_units(
     from residual_lens.text import CACHE, Dictionary, open_dictionary
 
     device_named(device)
+    require_files(out=out, markdown=markdown)
+    require_folders(cache=cache)
     require_numbers(n_atoms, n_null)
     written = [path for path in (out, markdown) if path is not None]
     for path in written:
         # A store that took a day must not be replaced by a table.
-        if path.is_dir() or path.resolve() in (store.resolve(), Path(dictionary).resolve()):
-            raise InputError(f"{path} is a folder or one of the inputs: give another file to write.")
+        if path.resolve() in (store.resolve(), Path(dictionary).resolve()):
+            raise InputError(f"{path} is one of the inputs: give another file to write.")
     if len({path.resolve() for path in written}) < len(written):
         raise InputError(f"--out and --markdown are both {out}: give two files.")
     waiting = Console(stderr=True).is_terminal

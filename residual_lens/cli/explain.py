@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from residual_lens.cli.places import require_folders
 from residual_lens.training.runs.config import Resources
 
 
@@ -37,6 +38,8 @@ def explain(
         n_texts: texts a description.
         cache: folder of text embeddings made before; ~/.cache/residual_lens/dictionaries by default.
     """
+    out = out or run / "explanation"
+    require_folders(out=out, cache=cache, stores=resources.stores)
     from residual_lens.explain import explain_run
     from residual_lens.figures import save
     from residual_lens.files import write_atomically
@@ -47,7 +50,6 @@ def explain(
     found = explain_run(
         run, dictionary, resources, n_components=n_components, n_texts=n_texts, cache=cache, progress=waiting
     )
-    out = out or run / "explanation"
     found.save(out / "explanation.json")
     write_atomically(out / "explanation.md", explanation_markdown(found).encode())
     save(explanation_figure(found), out / "explanation.png")

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from residual_lens.cli.places import require_files
+
 
 def encode_data(
     model: str,
@@ -56,6 +58,7 @@ def encode_data(
         center: centring of the contributions.
         seed: of splits and of what is drawn or rendered.
     """
+    require_files(out=out)
     import torch
     from accelerate import PartialState
 

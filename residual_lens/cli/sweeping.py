@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from residual_lens.cli.places import require_files, require_folders
 from residual_lens.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def sweep(
     if show and slurm:
         raise InputError("Got --print and --slurm: give one of them.")
     base, resources = _parsed(options)
+    require_folders(out=out, stores=resources.stores)
+    require_files(slurm=slurm)
     configs = grid(models, data, methods, seeds, base)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     left = in_order(unfinished(configs, out))

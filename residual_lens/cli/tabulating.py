@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from residual_lens.cli.places import require_files, require_folders
 from residual_lens.errors import InputError
 
 
@@ -33,6 +34,11 @@ def table(
         latex: and to this one, for the package booktabs.
         figures: draw accuracy against the numbers trained into this folder, a figure for each model.
     """
+    require_files(markdown=markdown, csv=csv, latex=latex)
+    require_folders(figures=figures)
+    written = [path for path in (markdown, csv, latex) if path is not None]
+    if len({path.resolve() for path in written}) < len(written):
+        raise InputError("Two tables would go to one file: give each its own.")
     from residual_lens.figures import save
     from residual_lens.files import write_atomically
     from residual_lens.report.training_figure import training_figure
@@ -48,9 +54,6 @@ def table(
         csv: training_csv(tables),
         latex: "\n".join(training_latex(one) for one in tables),
     }
-    written = [path for path in texts if path is not None]
-    if len(written) < sum(path is not None for path in (markdown, csv, latex)):
-        raise InputError("Two tables would go to one file: give each its own.")
     for path in written:
         write_atomically(path, texts[path].encode())
     if figures is not None:

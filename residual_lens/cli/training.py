@@ -1,11 +1,13 @@
 """The command `train`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 
+from residual_lens.cli.places import require_folders
 from residual_lens.training.runs.config import Resources, RunConfig
 
 
@@ -14,7 +16,7 @@ def train(
     resources: Annotated[Resources, tyro.conf.arg(name="")] = Resources(),  # noqa: B008 - frozen
     out: Path = Path("runs"),
 ) -> None:
-    """Train one method on one data set with one model, test it, and print the result in one line.
+    """Train one method on one data set with one model, test it, and print the result in one line, and where it lies.
 
     The run has a folder of its own in --out, named after it. A finished run is not repeated, an interrupted one goes on
     where it was.
@@ -30,8 +32,19 @@ def train(
         resources: where things lie and run.
         out: folder of the folders of runs.
     """
-    from residual_lens.training.runs import run
+    require_folders(out=out, stores=resources.stores)
+    from residual_lens.explain.of_run import METHODS
+    from residual_lens.training.fitting.checkpoints import LAST
+    from residual_lens.training.runs import run, run_folder
 
-    waiting = Console(stderr=True)
-    result = run(config, out, resources, progress=waiting.is_terminal)
-    Console().print(result.line, highlight=False, markup=False, soft_wrap=True)
+    folder = run_folder(config, out)
+    waiting = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    try:
+        result = run(config, out, resources, progress=waiting.is_terminal)
+    except KeyboardInterrupt:
+        kept = f"all whole epochs are kept, in {folder}" if (folder / LAST).exists() else "no epoch was whole yet"
+        waiting.print(f"Interrupted: {kept}; the same command goes on.")
+        raise
+    hint = f"; what its λ do: residual-lens explain {shlex.quote(str(folder))}" if config.method in METHODS else ""
+    for line in (result.line, f"In {folder}{hint}"):
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)

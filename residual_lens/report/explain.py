@@ -63,7 +63,13 @@ def largest_units(explanation: Explanation) -> list[ExplainedUnit]:
 def title(explanation: Explanation) -> str:
     """Which adapter on what."""
     about = explanation.about
-    return f"{about['variant']} on {about['model']}, {about['data']}"
+    untrained = ", λ as they began" if explanation.epochs_without_gain else ""
+    return f"{about['variant']} on {about['model']}, {about['data']}{untrained}"
+
+
+def scaled(explanation: Explanation) -> str:
+    """What the adapter with its own λ is called."""
+    return "λ as begun" if explanation.epochs_without_gain else "λ as learned"
 
 
 def headline(explanation: Explanation) -> str:
@@ -71,7 +77,7 @@ def headline(explanation: Explanation) -> str:
     accuracies = {
         "zero-shot": explanation.zero_shot,
         "λ = 1": explanation.unscaled,
-        "λ as learned": explanation.learned,
+        scaled(explanation): explanation.learned,
     }
     said = ", ".join(f"{name} {100 * accuracy:.1f} %" for name, accuracy in accuracies.items())
     total = explanation.kept[-1]
@@ -83,7 +89,7 @@ def headline(explanation: Explanation) -> str:
             f"{100 * explanation.share_of_gain:.0f} % of the gain over λ = 1; from {explanation.held:,} on, any number "
             "of them does."
         )
-    return f"{title(explanation)} ({explanation.n_samples:,} samples): {said}. {few}"
+    return f"{title(explanation)} ({explanation.n_samples:,} samples): {said}. {_start(explanation)}{few}"
 
 
 def has_texts(explanation: Explanation) -> bool:
@@ -150,12 +156,21 @@ def _legend(explanation: Explanation) -> str:
     return (
         "factor: √ of what λ makes of the unit's energy, above 1 amplified, below 1 silenced; λ below 0 turns a "
         "component round. change (%): of Σ (λ − 1)² variance. energy and cross (%): of the embedding's second moment, "
-        f"with λ = 1 → as learned; all that is not rescaled has {before} → {after}. The "
+        f"with λ = 1 → {scaled(explanation).removeprefix('λ ')}; all that is not rescaled has {before} → {after}. The "
         f"{len(explanation.components)} components shown make up {_percent(changed)} % of the change, the "
         f"{len(largest_units(explanation))} units {_percent(sum(one.change for one in largest_units(explanation)))} %."
         + BRACKETS
         * has_texts(explanation)
     )
+
+
+def _start(explanation: Explanation) -> str:
+    """How far λ are those of the start."""
+    is_random = explanation.began_at_random
+    if epochs := explanation.epochs_without_gain:
+        at = ", at 1 + N(0, 1)" if is_random else ""
+        return f"None of {epochs} epochs was better than the untrained start: λ are as they began{at}. "
+    return "λ began at 1 + N(0, 1): a part of |λ − 1| is the start's. " if is_random else ""
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -1,25 +1,24 @@
 """The figure of `residual-lens explain`: which units λ amplifies, which components matter, what they say."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from residual_lens.figures.comparison import comparison
 from residual_lens.figures.curves import AccuracyCurve, accuracy_curves
 from residual_lens.figures.look import Style, new_figure
 from residual_lens.figures.unit_maps import scales
-from residual_lens.report.explain import has_texts, title
+from residual_lens.report.explain import has_texts, scaled, title
 from residual_lens.report.explanation import Explanation
 
 MOST_COMPONENTS = 12
 """Components in the lower panel."""
 N_TEXTS = 3
 """Texts beside a component, at each end."""
-ENERGIES: Mapping[str, Style] = {
-    "λ = 1": {"color": "#000000", "marker": "o"},
-    "λ as learned": {"color": "#0072B2", "marker": "D"},
-}
+LOOKS: Sequence[Style] = ({"color": "#000000", "marker": "o"}, {"color": "#0072B2", "marker": "D"})
+"""Of energies before and after."""
 
 
 def explanation_figure(explanation: Explanation) -> Figure:
@@ -63,12 +62,17 @@ def pruning_panel(axes: Axes, explanation: Explanation) -> None:
         tick.set(rotation=45, ha="right", rotation_mode="anchor")
     # The part of the scale where something happens.
     axes.autoscale(axis="y")
-    axes.legend(fontsize=8, title="ordered by", title_fontsize=8, alignment="left", loc="upper left", edgecolor="none")
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, min(top, 100 + (top - bottom) / 20))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
+    # Curves that gain begin low, others high.
+    place = "lower left" if explanation.reached is None else "upper left"
+    axes.legend(fontsize=8, title="ordered by", title_fontsize=8, alignment="left", loc=place, edgecolor="none")
 
 
 def components_panel(axes: Axes, explanation: Explanation) -> None:
     """Share of energy of the components of largest change before and after."""
-    before, after = ENERGIES
+    before, after = "λ = 1", scaled(explanation)
     comparison(
         {
             f"{one.unit}:{one.component}": {before: one.before.own, after: one.after.own}
@@ -77,7 +81,7 @@ def components_panel(axes: Axes, explanation: Explanation) -> None:
         ends=(before, after),
         label="share of the embedding's second moment (%)",
         title="Components of largest change: energy before and after",
-        styles=ENERGIES,
+        styles=dict(zip((before, after), LOOKS, strict=True)),
         axes=axes,
     )
     axes.legend(frameon=False, fontsize=8, loc="lower right")

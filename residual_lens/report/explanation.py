@@ -131,6 +131,17 @@ class Explanation:
     held: int | None
     """From so many on, each number of components has at least this share."""
 
+    @property
+    def epochs_without_gain(self) -> int:
+        """Passes over the training samples, none of which was better than the start; 0 where λ were learned."""
+        run = self.about.get("run", {})
+        return 0 if run.get("best_epoch", 1) else run["epochs"]
+
+    @property
+    def began_at_random(self) -> bool:
+        """Whether λ began at 1 + N(0, 1), as far as is known."""
+        return self.about.get("run", {}).get("scales") == "randn"
+
     def save(self, path: str | Path) -> None:
         """Write one JSON file, whole or not at all."""
         path = Path(path)

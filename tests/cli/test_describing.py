@@ -118,6 +118,7 @@ def test_inputs_are_not_written_over_and_bad_names_are_told_of_at_once(describin
     code, _, err = describing("--store", store, "--dictionary", "attributes", "--out", tmp_path)
     assert code == 2
     assert "is a folder" in err
+    assert "--out" in err
     code, _, err = describing(
         "--store", store, "--dictionary", "none.txt", "--units", "L99", "--out", tmp_path / "a.json"
     )

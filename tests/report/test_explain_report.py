@@ -68,6 +68,38 @@ def test_the_headline_says_what_it_is_worth_and_how_few_carry_it():
     assert "no component is behind a gain" in headline(replace(EXPLANATION, reached=None, held=None))
 
 
+def of_run(best_epoch: int, scales: str) -> Explanation:
+    """As of a run of 5 epochs."""
+    run = {"epochs": 5, "best_epoch": best_epoch, "scales": scales}
+    return replace(EXPLANATION, about={**EXPLANATION.about, "run": run})
+
+
+@pytest.mark.parametrize(
+    ("scales", "begun"), [("ones", "λ are as they began."), ("randn", "λ are as they began, at 1 + N(0, 1).")]
+)
+def test_scales_that_no_epoch_made_better_are_not_called_learned(scales, begun):
+    found = of_run(0, scales)
+    said = headline(found)
+    assert said.startswith(
+        "residual on clip-b, dtd/test, λ as they began (1,880 samples): zero-shot 44.0 %, λ = 1 45.2 %, λ as begun "
+        f"70.0 %. None of 5 epochs was better than the untrained start: {begun} 2 of 3 components"
+    )
+    page, terminal = explanation_markdown(found), " ".join(printed(found, 300).split())
+    assert page.startswith(said)
+    assert said in terminal
+    assert "with λ = 1 → as begun;" in terminal
+    figure = explanation_figure(found)
+    assert "residual on clip-b, dtd/test, λ as they began" in figure.get_suptitle()
+    labels = [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
+    assert "λ as begun" in labels
+    assert not any("learned" in text for text in (page, terminal, *labels))
+
+
+def test_a_random_start_is_told_of_and_another_is_not():
+    assert "70.0 %. λ began at 1 + N(0, 1): a part of |λ − 1| is the start's. 2 of 3" in headline(of_run(3, "randn"))
+    assert headline(of_run(3, "ones")) == headline(EXPLANATION)
+
+
 def test_units_come_by_change_and_components_with_both_ends():
     text = printed(EXPLANATION, 140)
     rows = [line.split() for line in text.splitlines() if line.startswith((" L", " 1_"))]
@@ -129,6 +161,17 @@ def test_the_figure_shows_factors_curves_and_components():
     assert {"−5.5", r"up, $\nothing$", "down, under"} <= set(texts_of(figure))
     # Nothing is drawn outside of what a canvas can hold, and every glyph exists (warnings are errors).
     figure.savefig(io.BytesIO(), dpi=30)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.762, 0.803), (0.9, 0.9), (0.5, 1.0), (1.0, 1.0), (0.0, 0.03)])
+def test_accuracy_has_at_least_three_ticks_none_of_them_beyond_100(low, high):
+    curve = PruningCurve("change of energy", *[(low, low, high, high)] * 3)
+    found = replace(EXPLANATION, curves=(curve,), zero_shot=low, unscaled=low, learned=high)
+    pruning = explanation_figure(found).axes[2]
+    bottom, top = pruning.get_ylim()
+    ticks = [tick for tick in pruning.get_yticks() if bottom <= tick <= top]
+    assert 3 <= len(ticks) <= 8
+    assert max(ticks) <= 100
 
 
 def test_the_figure_of_a_large_model_without_texts_has_no_numbers():

@@ -61,12 +61,15 @@ def classifier_of(
     if classifier_kind(config, hvit) == "means":
         return class_means(*train(), classes, logit_scale=logit_scale)
     filled = templates_of(config.templates, config.data)
-    try:
-        refuse_unknown_words(hvit, dict(zip(classes, fill(filled, classes), strict=True)))
-    except InputError as error:
-        raise InputError(
-            f"{error} Of a run: give --templates in words that it knows, such as '{{}}' alone, or --classifier means."
-        ) from error
+    hints = (
+        (("{}",), "These are words of the classes, which no --templates change: give --classifier means."),
+        (filled, "Of a run: give --templates in words that it knows, such as '{}' alone, or --classifier means."),
+    )
+    for asked, hint in hints:
+        try:
+            refuse_unknown_words(hvit, dict(zip(classes, fill(asked, classes), strict=True)))
+        except InputError as error:
+            raise InputError(f"{error} {hint}") from error
     return zero_shot_classifier(hvit.encode_text, classes, templates=filled, logit_scale=logit_scale)
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,6 @@ def run(config: RunConfig, out: str | Path, resources: Resources | None = None, 
         if (folder / RESULT).exists():
             return RunResult.load(folder)
         prepared = _Run(config, resources, method, folder, is_first=is_first, progress=progress)
-        if is_first:
-            save_config(folder, config)
         try:
             result, adapter = prepared.trained()
         finally:
@@ -120,6 +119,9 @@ class _Run:
     def _forget_coordinates(self) -> None:
         if self._is_first:
             shutil.rmtree(self._folder / COORDINATES, ignore_errors=True)
+            with suppress(OSError):
+                # Only if it is empty.
+                self._folder.rmdir()
 
     def trained(self) -> tuple[RunResult, Adapter]:
         """Train and test."""
@@ -127,6 +129,9 @@ class _Run:
         adapter = self._adapter(classifier)
         is_trained = self._method.learning_rate is not None
         samples = {split: self._samples(adapter, split) for split in (SPLITS if is_trained else SPLITS[1:])}
+        if self._is_first:
+            # Whatever is refused before leaves no folder.
+            save_config(self._folder, self._config)
         log = self._fit(adapter, classifier, samples) if is_trained else None
         accuracy = {
             split: evaluate(self._hvit, classifier, samples[split], adapter=adapter, path=self._method.path)

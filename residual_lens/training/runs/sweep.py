@@ -56,7 +56,8 @@ class Failure:
     @property
     def last_words(self) -> str:
         """The last line of its log."""
-        return _last_line(self.log)
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def grid(
@@ -220,14 +221,9 @@ def run_sweep(
                     failures.append(Failure(config, process.returncode, log_of(config, out)))
                     bar.set_postfix(failed=len(failures))
                 else:
-                    report(_last_line(log_of(config, out)))
+                    report(RunResult.load(out / config.folder_name).line)
                 bar.update()
     return failures
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 @contextmanager

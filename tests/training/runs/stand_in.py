@@ -34,7 +34,13 @@ if data == "slow":
         (out / f"{name}.saved").touch()
         sys.exit(130)
 (out / name).mkdir(parents=True, exist_ok=True)
-(out / name / "result.json").write_text(json.dumps(options))
+config = {name: options[f"--{name}"] for name in ("model", "data", "method")} | {"seed": int(options["--seed"])}
+found = dict.fromkeys(("n_classes", "n_train", "n_validation", "n_test", "parameters", "epochs", "best_epoch"), 1)
+found |= dict.fromkeys(("learning_rate", "seconds", "validation_accuracy", "test_accuracy"), 0.5)
+found |= {"path": "direct", "variant": None, "classifier": "text"}
+(out / name / "config.json").write_text(json.dumps(config))
+(out / name / "result.json").write_text(json.dumps(config | found))
+print("in", out / name, flush=True)
 with (out / "calls").open("a") as file:
     file.write(f"end-of-{name} 0 {time.monotonic()}\\n")
 '''

@@ -103,8 +103,12 @@ def test_a_text_tower_without_a_published_scale_classifies_all_the_same():
 
 
 def test_words_that_the_model_does_not_know_are_refused(clip):
-    with pytest.raises(InputError, match=r"does not know .*'forest'"):
-        classifier_of(CONFIG, clip, ("zero", "forest"), never)
+    known = "words of the classes, which no --templates change: give --classifier means"
+    for name in ("auto", "{}", "a photo of a {}."):
+        with pytest.raises(InputError, match=rf"does not know 1 of .* 2 words: 'forest'\..*{known}\.$"):
+            classifier_of(replace(CONFIG, templates=name), clip, ("zero", "forest"), never)
+    with pytest.raises(InputError, match=r"words: '\.'\..* give --templates in words that it knows, such as '{}'"):
+        classifier_of(replace(CONFIG, templates="a photo of a {}."), clip, ("zero", "one"), never)
 
 
 @pytest.mark.parametrize(

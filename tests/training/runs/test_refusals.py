@@ -92,6 +92,20 @@ def test_what_fails_before_it_has_written_leaves_nothing_and_lets_go_of_the_fold
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("stop", ["classifier_of", "bases_of", "coordinates"])
+def test_what_is_refused_before_training_leaves_no_folder(stores, tmp_path, monkeypatch, stop):
+    def refused(*given, file=None, **options):
+        if file is not None:
+            file.parent.mkdir(parents=True)
+        raise InputError("no such thing")
+
+    monkeypatch.setattr(running, stop, refused)
+    monkeypatch.setattr(running, "IN_MEMORY", 0)
+    with pytest.raises(InputError, match="no such thing"):
+        run(digits("residual"), tmp_path / "runs", resources(stores))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_killed_run_was_writing_is_cleared_away(stores, tmp_path):
     config = digits("zero-shot")
     folder = run_folder(config, tmp_path)

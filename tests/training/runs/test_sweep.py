@@ -103,7 +103,8 @@ def test_all_runs_are_made_once_and_finished_ones_are_passed_over(stand_in):
     configs = a_grid(data=("x", "y"), seeds=(0, 1))
     told = []
     assert run_sweep(configs, Resources(), stand_in, report=told.append) == []
-    assert told == [log_of(config, stand_in).read_text().strip() for config in in_order(configs)]
+    assert told == [RunResult.load(stand_in / config.folder_name).line for config in in_order(configs)]
+    assert log_of(configs[0], stand_in).read_text().startswith(f"begun {configs[0].folder_name}\n")
     assert sorted(begun(stand_in)) == sorted(config.folder_name for config in configs)
     (stand_in / configs[2].folder_name / "result.json").unlink()
     assert run_sweep(configs, Resources(), stand_in) == []

@@ -1,0 +1,43 @@
+"""Where commands write: refused before any work."""
+
+from pathlib import Path
+
+from residual_lens.errors import InputError
+
+
+def require_files(**places: Path | None) -> None:
+    """Refuse options that are to name files and cannot.
+
+    Args:
+        places: by option.
+
+    Raises:
+        InputError: a folder, or a file where a folder on the way would have to be; the message names the option.
+
+    >>> require_files(out=Path("."))
+    Traceback (most recent call last):
+    residual_lens.errors.InputError: --out is a file to write, and . is a folder: give a file's name as well.
+    """
+    for name, place in places.items():
+        if place is not None and place.is_dir():
+            raise InputError(f"--{name} is a file to write, and {place} is a folder: give a file's name as well.")
+        _require_way(f"--{name}", place and place.parent)
+
+
+def require_folders(**places: Path | None) -> None:
+    """Refuse options that are to name folders and cannot.
+
+    Args:
+        places: by option.
+
+    Raises:
+        InputError: a file, or a file where a folder on the way would have to be; the message names the option.
+    """
+    for name, place in places.items():
+        _require_way(f"--{name}", place)
+
+
+def _require_way(option: str, folder: Path | None) -> None:
+    for each in () if folder is None else (folder.expanduser(), *folder.expanduser().parents):
+        if each.exists() and not each.is_dir():
+            raise InputError(f"{option}: {each} is a file, expected a folder to write to: give another place.")
