@@ -1,4 +1,4 @@
-"""One factor a head: the paper's coarse baseline."""
+"""One factor a head."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,10 @@ class CoarseConfig:
 
 
 class Coarse(SavedAdapter):
-    """One learned factor per head on its direct contribution: the paper's coarse baseline.
+    """One learned factor per head on its direct contribution: `e + Σ_h (λ_h − 1) u_h`.
+
+    The paper's coarse baseline, except that all other units stay and factors start at 1; the released code drops those
+    and starts at `1 + N(0, 1)`.
 
     On the stream path the factor multiplies what the head adds to the stream, its share of the output bias included.
 
