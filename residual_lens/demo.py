@@ -67,8 +67,8 @@ class TaskResult:
     """By name."""
     change: Float[np.ndarray, "layer column"]
     """Share of ResiDual's change by head (last column: MLP)."""
-    kept_start: dict[str, int]
-    """Epochs of each method of which none was better than its start, which was kept."""
+    kept_start: tuple[str, ...]
+    """Methods that no epoch made better than their start."""
 
 
 def run_demo(
@@ -114,10 +114,10 @@ def run_demo(
     report = {"model": MODEL, "seed": seed, "tasks": {name: _as_json(result) for name, result in results.items()}}
     shown = {_label(name): result for name, result in report["tasks"].items()}
     console.print(results_table(shown, title="Accuracy on held-out test images (%)"))
-    for name, result in results.items():
-        for method, epochs in result.kept_start.items():
-            said = f"{name}, {method}: none of {epochs} epochs was better than the untrained start, which was kept."
-            console.print(said, highlight=False, markup=False, soft_wrap=True)
+    kept = [f"{_label(name)} ({', '.join(one.kept_start)})" for name, one in results.items() if one.kept_start]
+    if kept:
+        said = f"Left at their start, since no epoch was better: {', '.join(kept)}."
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
     write_atomically(out / "results.json", f"{json.dumps(report, indent=2)}\n".encode())
     change = np.mean([result.change for result in results.values()], axis=0)
     save(demo_figure(shown, change, title=f"ResiDual on {MODEL}"), out / "figure.png")
@@ -186,19 +186,19 @@ def _run_task(hvit: HookedViT, bases: Bases, task: Task, seed: int, step: Step) 
         train, validation, test = (cache_samples(hvit, hvit.normalize(s.images), s.labels) for s in splits)
         methods = {"zero-shot": MethodResult(evaluate(hvit, classifier, test), 0, seconds)}
     change = np.zeros((hvit.cfg.n_layers, hvit.cfg.n_heads + 1))
-    kept_start = {}
+    kept_start: list[str] = []
     for name, make in METHODS.items():
         with step(task.name, f"training {name}"):
             adapter = make(hvit, bases, seed)
             with _quiet():
                 log = train_adapter(adapter, hvit, classifier, train=train, validation=validation, seed=seed)
             if not log.best_epoch:
-                kept_start[name] = log.epochs
+                kept_start.append(name)
             accuracy = evaluate(hvit, classifier, test, adapter=adapter)
             methods[name] = MethodResult(accuracy, adapter.parameter_count(), log.seconds)
         if name == "residual" and isinstance(adapter, ResiDual):
             change = _change(hvit, bases, adapter)
-    return TaskResult(len(task.test), 1 / len(task.classes), methods, change, kept_start)
+    return TaskResult(len(task.test), 1 / len(task.classes), methods, change, tuple(kept_start))
 
 
 @contextmanager
