@@ -137,7 +137,7 @@ def flags(options: Mapping[str, Any]) -> list[str]:
 
 def status(command: Sequence[str]) -> int:
     """Exit status of a command; an interruption is the command's own to end on."""
-    with subprocess.Popen(command) as process:  # noqa: S603
+    with subprocess.Popen(command) as process:  # noqa: S603 - our own command
         try:
             return process.wait()
         except KeyboardInterrupt:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 def run_python(code: str) -> str:
     """What a fresh interpreter prints; no import hook of the test run is active there."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)  # noqa: S603 - our own command
     return done.stdout
 
 

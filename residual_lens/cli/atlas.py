@@ -6,6 +6,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from residual_lens.cli.places import file_in_the_way
 from residual_lens.errors import InputError
 
 PAGE = "index.html"
@@ -82,7 +83,7 @@ def atlas(
     from residual_lens.hooked.devices import device_named
 
     page = out / PAGE
-    if page.is_dir() or any(folder.exists() and not folder.is_dir() for folder in (out, *out.parents)):
+    if page.is_dir() or file_in_the_way(out):
         raise InputError(f"--out is the folder that {PAGE} is written to, and {out} cannot be: give another one.")
     if page.exists() and MARK not in page.read_bytes():
         raise InputError(f"{page} is there and is no atlas, and would be lost: give another --out.")

@@ -37,7 +37,12 @@ def require_folders(**places: Path | None) -> None:
         _require_way(f"--{name}", place)
 
 
+def file_in_the_way(folder: Path) -> Path | None:
+    """What stands where the folder, or one that it lies in, would have to be."""
+    places = (folder.expanduser(), *folder.expanduser().parents)
+    return next((place for place in places if place.exists() and not place.is_dir()), None)
+
+
 def _require_way(option: str, folder: Path | None) -> None:
-    for each in () if folder is None else (folder.expanduser(), *folder.expanduser().parents):
-        if each.exists() and not each.is_dir():
-            raise InputError(f"{option}: {each} is a file, expected a folder to write to: give another place.")
+    if folder is not None and (found := file_in_the_way(folder)):
+        raise InputError(f"{option}: {found} is a file, expected a folder to write to: give another place.")

@@ -90,7 +90,7 @@ def run(names: Sequence[str], results: Results, command: Sequence[str], options:
             rows = list(of_group)
             left = list(rows)
             arguments = [*command, *rows, "--folder", folder, *options]
-            with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+            with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
                 try:
                     for line in process.stdout or ():
                         count += 1

@@ -65,7 +65,7 @@ def with_peaks(row: Row, folder: Path) -> Row:
     if resident.SUPPORTED and row.mib[0] is None:
         command = [sys.executable, "-m", "scripts.benchmark.measuring", "peak", row.name]
         prints = [
-            subprocess.run(  # noqa: S603
+            subprocess.run(  # noqa: S603 - our own command
                 [*command, side, "--folder", str(folder)],
                 cwd=ROOT,
                 env=resident.mapping_tensors(),

@@ -144,7 +144,7 @@ def test_two_processes_that_accelerate_starts(tmp_path):
     # That many processes, on whatever device; with --cpu accelerate starts one.
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--module"]
     for start, name in ((library, "one.h5"), ([*launch, "residual_lens"], "two.h5")):
-        subprocess.run([*start, *command, str(tmp_path / name)], check=True, capture_output=True, timeout=300)  # noqa: S603
+        subprocess.run([*start, *command, str(tmp_path / name)], check=True, capture_output=True, timeout=300)  # noqa: S603 - our own command
     assert shard_path(tmp_path / "two.h5", 1, 2).exists()
     with Store(tmp_path / "one.h5") as one, Store(tmp_path / "two.h5") as two:
         assert torch.equal(one.decompose().values, two.decompose().values)

@@ -51,7 +51,7 @@ def killed_after(path, seconds: float) -> bool:
 
 def test_runs_that_are_killed_at_any_time_end_in_the_same_file(tmp_path, undisturbed):
     whole, seconds = undisturbed
-    draw = random.Random(11)  # noqa: S311
+    draw = random.Random(11)  # noqa: S311 - seeded, no secret
     # Over the whole length of a run, the making of the file included.
     delays = [seconds * (kill + draw.random()) / KILLS for kill in range(KILLS)]
     draw.shuffle(delays)
@@ -139,13 +139,13 @@ def small_disk(tmp_path):
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     try:
-        done = subprocess.run(mount, capture_output=True, text=True)  # noqa: S603
+        done = subprocess.run(mount, capture_output=True, text=True)  # noqa: S603 - our own command
     except FileNotFoundError:
         pytest.skip("there is no mount")
     if done.returncode:
         pytest.skip(f"mounting needs privileges: {done.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S603, S607
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S603, S607 - our own command
 
 
 def filled(folder, free: int):

@@ -1,6 +1,6 @@
 """A small classification task for tiny models: one prototype image a class, noise, a classifier drawn at random."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -28,6 +28,17 @@ def toy_classifier(hvit: HookedViT, *, seed: int = 0) -> ZeroShotClassifier:
     weights = torch.randn(N_CLASSES, hvit.cfg.d_out, generator=torch.Generator().manual_seed(seed))
     names = tuple(f"class {index}" for index in range(N_CLASSES))
     return ZeroShotClassifier(torch.nn.functional.normalize(weights, dim=-1), names, logit_scale=10.0)
+
+
+def tokens_of(texts: list[str]) -> Tensor:
+    """Letters, as ids that every tiny vocabulary has."""
+    return torch.tensor([[1, *(ord(letter) % 40 + 3 for letter in text[:6].ljust(6)), 49] for text in texts])
+
+
+def masked_tokens(texts: list[str]) -> Mapping[str, Tensor]:
+    """The same as BLIP's tokenizer gives them."""
+    ids = tokens_of(texts)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 @contextmanager

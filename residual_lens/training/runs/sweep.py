@@ -250,7 +250,7 @@ def _started(texts: Sequence[str], log: Path, at_once: int) -> subprocess.Popen[
     """A process group of its own, so that Ctrl-C reaches it through us, once."""
     cores = max(1, (os.cpu_count() or 1) // at_once)
     with log.open("ab") as file:
-        return subprocess.Popen(  # noqa: S603
+        return subprocess.Popen(  # noqa: S603 - our own command
             [*COMMAND, *texts],
             stdin=subprocess.DEVNULL,
             stdout=file,

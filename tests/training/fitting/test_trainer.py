@@ -223,7 +223,7 @@ def test_the_loss_that_a_run_is_compared_with_is_the_starts(hvit, path):
 @pytest.mark.slow
 def test_lightning_is_loaded_by_training_only():
     code = "import sys, residual_lens.training.fitting.checkpoints; print('lightning' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own command
     assert found.stdout == "False\n"
 
 

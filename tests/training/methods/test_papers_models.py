@@ -1,6 +1,5 @@
 """Every method trains on a tiny version of each of the paper's seven models, of its real class with all its flags."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import open_clip
@@ -20,6 +19,7 @@ from tests.backbones.models import BY_NAME
 from tests.backbones.open_clip_rows import scaled_down
 from tests.interventions.drawn_edits import bits, same_bits
 from tests.interventions.tiny_bases import hooks_in_force
+from tests.training.toy import masked_tokens, tokens_of
 
 CLASSES, SAMPLES = ("cat", "dog"), 12
 OPEN_CLIP = {
@@ -41,16 +41,6 @@ def tiny(name: str) -> Any:
     model = open_clip.CLIP(**scaled_down(OPEN_CLIP[name])).eval()
     draw_parameters(model)
     return model
-
-
-def tokens_of(texts: list[str]) -> Tensor:
-    """Letters, as ids that every tiny vocabulary has."""
-    return torch.tensor([[1, *(ord(letter) % 40 + 3 for letter in text[:6].ljust(6)), 49] for text in texts])
-
-
-def masked_tokens(texts: list[str]) -> Mapping[str, Tensor]:
-    ids = tokens_of(texts)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def classifier_of(hvit: HookedViT, images: Tensor, labels: Tensor) -> ZeroShotClassifier:

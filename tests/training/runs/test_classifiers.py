@@ -21,6 +21,7 @@ from residual_lens.training.runs.classifiers import (
 from tests.backbones.models import BY_NAME
 from tests.reference.class_means import reference_class_means
 from tests.tolerances import FLOAT32_TOL, assert_close
+from tests.training.toy import masked_tokens
 
 CONFIG = RunConfig("attribute-clip", "digits", "zero-shot")
 WORDS = ("red", "green", "blue")
@@ -90,12 +91,8 @@ def test_class_means_are_taken_where_there_is_no_text_or_where_they_are_asked_fo
 
 
 def test_a_text_tower_without_a_published_scale_classifies_all_the_same():
-    def tokens(texts: list[str]) -> dict[str, torch.Tensor]:
-        ids = torch.tensor([[1, *(ord(letter) % 40 + 3 for letter in text[:6].ljust(6)), 49] for text in texts])
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
     blip = HookedViT.wrap(
-        BY_NAME["Hugging Face: BlipForImageTextRetrieval (projection with bias)"].build(), tokenizer=tokens
+        BY_NAME["Hugging Face: BlipForImageTextRetrieval (projection with bias)"].build(), tokenizer=masked_tokens
     )
     found = classifier_of(replace(CONFIG, templates="{}"), blip, WORDS, never)
     assert_close(found.weights, blip.encode_text(WORDS), FLOAT32_TOL)
